@@ -1,0 +1,169 @@
+"""The typed description of one experiment.
+
+A `Config` is a plain value: every number a run depends on, nothing that depends on the machine's paths. Recipes make
+them, the command line changes single fields, `RUN/config.json` stores the one that was used. Unknown fields are refused
+with a suggestion, and no number is silently rounded to fit.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from unlabeled.errors import ConfigError, unknown_name
+
+MethodName = Literal["deepcluster"]
+Clustering = Literal["kmeans"]
+Stem = Literal["rgb", "sobel"]
+Sampling = Literal["uniform", "natural", "weighted"]
+Schedule = Literal["constant", "cosine", "steps"]
+Crop = Literal["random_resized", "random", "center"]
+Flip = Literal["none", "horizontal", "vertical", "both"]
+Precision = Literal["auto", "float32", "bfloat16"]
+EmptyClusters = Literal["split", "copy", "halve"]
+Device = Literal["auto", "cpu", "cuda"]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a recipe may look at before it decides: never the pixels, only the shape of the problem."""
+
+    count: int
+    """Number of readable images."""
+    channels: int
+    """Channels of every image after decoding."""
+    height: int
+    """Median height in pixels."""
+    width: int
+    """Median width in pixels."""
+    is_colour: bool
+    """Whether the channels are red, green and blue, so that colour operations mean something."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the run will be trained."""
+
+
+class Config(BaseModel):
+    """Every setting of a run. Sizes are in pixels, times in epochs, rates per step; `lr` and `weight_decay` as the value itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    recipe: str = Field("default", description="name of the recipe this configuration began as")
+    method: MethodName = Field("deepcluster", description="what a target is and when it is rewritten")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+
+    # Network
+    backbone: str = Field("resnet18", description="network without head; `unlabeled train --help` lists the known names")
+    stem: Stem = Field("rgb", description="fixed front of the network: the image itself, or its Sobel gradients")
+    sync_batch_norm: bool = Field(True, description="share batch statistics across ranks")
+
+    # Views
+    image_size: Count = Field(64, description="side of a training view, pixels")
+    crop: Crop = Field("random_resized", description="how a view is cut from an image")
+    crop_area: tuple[Fraction, Fraction] = Field((0.2, 1.0), description="least and largest share of the image a view covers")
+    crop_ratio: tuple[Positive, Positive] = Field((3 / 4, 4 / 3), description="least and largest width / height of a crop")
+    flip: Flip = Field("horizontal", description="mirror views, each direction with probability one half")
+    brightness: float = Field(0.4, ge=0, description="strength of the brightness jitter")
+    contrast: float = Field(0.4, ge=0, description="strength of the contrast jitter")
+    saturation: float = Field(0.4, ge=0, description="strength of the saturation jitter; colour images only")
+    hue: float = Field(0.1, ge=0, le=0.5, description="strength of the hue jitter, turns; colour images only")
+    grey: Fraction = Field(0.2, description="probability of a grey view; colour images only")
+    blur: Fraction = Field(0.0, description="probability of a Gaussian blur")
+    resize: Count = Field(73, description="short side before the central crop of the view that is clustered and embedded, pixels")
+    mean: tuple[float, ...] | None = Field(None, description="channel means in [0, 1]; from the data where not given")
+    std: tuple[Positive, ...] | None = Field(None, description="channel standard deviations in [0, 1]; from the data where not given")
+
+    # Clustering
+    clustering: Clustering = Field("kmeans", description="what turns features into pseudo-labels")
+    num_clusters: Count = Field(100, description="k of k-means; more clusters than kinds of things is right")
+    pca_dims: int = Field(256, ge=0, description="dimensions kept before clustering; 0 keeps all and does not rotate")
+    whiten: bool = Field(True, description="divide the kept dimensions by their standard deviation")
+    normalize_rows: bool = Field(True, description="scale every feature to length one before clustering")
+    kmeans_iterations: Count = Field(20, description="Lloyd iterations")
+    empty_clusters: EmptyClusters = Field("split", description="how an empty cluster is refilled")
+    reassign_every: Positive = Field(1.0, description="epochs between two clusterings")
+    sampling: Sampling = Field("uniform", description="how images are drawn, given their pseudo-labels")
+
+    # Optimisation
+    epochs: Count = Field(60, description="passes over as many images as the folder holds")
+    batch_size: Count = Field(128, description="images per step and process")
+    accumulate: Count = Field(1, description="steps whose gradients are summed before the weights move")
+    lr: Positive = Field(0.05, description="learning rate of the body")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the body")
+    weight_decay: float = Field(1e-5, ge=0, description="weight decay of body and head")
+    head_lr: Positive | None = Field(None, description="learning rate of the head; that of the body where not given")
+    head_momentum: float = Field(0.0, ge=0, lt=1, description="momentum of the head; the papers' head has none")
+    schedule: Schedule = Field("constant", description="how the learning rate changes")
+    schedule_steps: tuple[Count, ...] = Field((), description="epochs after which `steps` divides the learning rate by ten")
+    warmup: float = Field(0.0, ge=0, description="epochs of linear warm-up")
+    precision: Precision = Field("auto", description="bfloat16 autocast where the hardware has it, or float32")
+    compile: bool = Field(False, description="torch.compile the network; it does not pay on CPU")
+
+    # Watching
+    evaluate_every: int = Field(10, ge=0, description="epochs between kNN checks where labels were given; 0 only at the end")
+    save_minutes: Positive = Field(10.0, description="longest time between two checkpoints inside an epoch, minutes")
+    keep_checkpoints: int = Field(3, ge=2, description="rolling checkpoints kept; two or more, so that a damaged one has an elder")
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Config:
+        for name in ("crop_area", "crop_ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be (least, largest), got ({low}, {high}); swap the two")
+        if self.crop_area[0] <= 0:
+            raise ValueError(f"crop_area must begin above 0, got {self.crop_area[0]}")
+        if self.resize < self.image_size:
+            raise ValueError(f"resize ({self.resize}) must be at least image_size ({self.image_size})")
+        if list(self.schedule_steps) != sorted(set(self.schedule_steps)):
+            raise ValueError(f"schedule_steps must rise, got {self.schedule_steps}")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together: give both or neither")
+        return self
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with some fields changed, checked as a whole again; unknown names list the known ones."""
+        for name in changes:
+            if name not in Config.model_fields:
+                raise ConfigError(unknown_name("setting", name, Config.model_fields))
+        return _validated(self.model_dump() | changes)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON that `load` reads back to an equal value."""
+        path.write_text(self.model_dump_json(indent=2) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> Config:
+        """Read what `save` wrote; every problem is one sentence that names the file."""
+        try:
+            values = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"no configuration at {path}; give the folder that `unlabeled train --out` wrote.") from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} is not readable as JSON ({error}).") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} must hold one JSON object, got {type(values).__name__}.")
+        for name in values:
+            if name not in Config.model_fields:
+                raise ConfigError(f"{path}: {unknown_name('setting', name, Config.model_fields)}")
+        return _validated(values, where=f"{path}: ")
+
+
+def _validated(values: dict[str, Any], where: str = "") -> Config:
+    # JSON has no tuples, strict mode accepts nothing else for them.
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(str(part) for part in problem["loc"][:1])
+        message = problem["msg"].removeprefix("Value error, ")
+        if not name:
+            raise ConfigError(f"{where}{message}.") from None
+        raise ConfigError(f"{where}{name} = {problem['input']!r} does not fit: {message.lower()}.") from None

@@ -1,0 +1,45 @@
+"""Errors that a person reads.
+
+Every error raised on purpose is an `UnlabeledError`: one sentence with both values, the relation wanted and what to do
+next. The command line prints it in a box and exits with status 2; Python callers can catch the class they care for.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnlabeledError(Exception):
+    """Base of every error this package raises on purpose; `str(error)` is one readable sentence."""
+
+
+class DataError(UnlabeledError):
+    """The images, labels or paths given cannot be used as they are."""
+
+
+class ConfigError(UnlabeledError):
+    """A setting is unknown, out of range, or at odds with another one."""
+
+
+class RunError(UnlabeledError):
+    """A run folder is missing, damaged, in the way, or cannot be written."""
+
+
+class MissingExtraError(UnlabeledError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs an optional dependency: install it with `pip install 'unlabeled[{extra}]'`.")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Sentence for a name nobody knows: the name, the nearest known one if any is near, and all known ones.
+
+    >>> unknown_name("backbone", "resnet19", ["alexnet", "resnet18"])
+    "unknown backbone 'resnet19', did you mean 'resnet18'? Known: alexnet, resnet18."
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f", did you mean '{near[0]}'?" if near else "."
+    return f"unknown {kind} '{name}'{hint} Known: {', '.join(known)}."
