@@ -1,0 +1,276 @@
+"""Weighted nearest-neighbour vote on frozen features.
+
+Shapes: N training rows, M test rows, D dims, C classes, k neighbors.
+
+Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (CVPR 2018), section 3.4: the k
+training rows with the largest cosine s to a test row vote for their class with weight exp(s / temperature); the class
+with the largest sum wins.
+
+The search multiplies in bfloat16 where the hardware has it and proves the result: rounding moves a score by at most a
+bound that is computed from the rows themselves, so the true neighbors are among the candidates above a certain rounded
+score. Candidates are scored again in float32. Test rows for which there would be too many candidates are searched in
+float32. Either way the neighbors are those of a float32 search, and equal scores are taken in the order of their index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from unlabeled.device import resolve_precision
+from unlabeled.errors import DataError
+from unlabeled.randomness import numpy_generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Precision = Literal["auto", "float32", "bfloat16"]
+QUERIES = 256
+"""Test rows scored at once: their scores against 50,000 rows in bfloat16 are 25 MB and stay near the cache."""
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The k most similar training rows of each test row, best first."""
+
+    index: torch.Tensor
+    """Rows of the training set, int64 [M, k]."""
+    similarity: torch.Tensor
+    """Their cosines, float32 [M, k], falling."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Outcome of a weighted vote."""
+
+    votes: torch.Tensor
+    """Sum of the weights of each class, float32 [M, C]."""
+    prediction: torch.Tensor
+    """Class with the most weight, the smaller id where two are equal, int64 [M]."""
+    nearest: torch.Tensor
+    """The single nearest training row, int64 [M]."""
+
+
+def nearest_neighbors(train: torch.Tensor, test: torch.Tensor, k: int, *, precision: Precision = "auto") -> Neighbors:
+    """The k rows of `train` [N, D] with the largest cosine to each row of `test` [M, D]; k is reduced to N if larger.
+
+    Raises `DataError` if the two differ in D, if either holds no row or a value that is not finite, or if k < 1.
+    """
+    _check_rows(train, test, k)
+    k = min(k, len(train))
+    base, queries = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
+    rounded = base.bfloat16() if resolve_precision(precision, base.device) == torch.bfloat16 else None
+    slack = _rounding(base, rounded).max() if rounded is not None else base.new_zeros(())
+    parts = [_search(base, rounded, slack, part, k) for part in queries.split(QUERIES)]
+    return Neighbors(torch.cat([index for index, _ in parts]), torch.cat([score for _, score in parts]))
+
+
+def weighted_knn(
+    train: torch.Tensor,
+    train_labels: torch.Tensor,
+    test: torch.Tensor,
+    *,
+    k: int = 200,
+    temperature: float = 0.07,
+    num_classes: int,
+    precision: Precision = "auto",
+) -> Votes:
+    """Vote of the k nearest rows of `train` [N, D], labels [N] in 0..C-1, for each row of `test` [M, D].
+
+    Rows need not have length one. k larger than N is reduced to N. Raises `DataError` for rows or labels that do not
+    fit.
+    """
+    _check_labels(train, train_labels, num_classes)
+    if not temperature > 0:
+        raise DataError(f"temperature must be above 0, got {temperature}; the papers use 0.07 or 0.1.")
+    neighbors = nearest_neighbors(train, test, k, precision=precision)
+    weights = (neighbors.similarity / temperature).exp()
+    votes = weights.new_zeros((len(test), num_classes))
+    votes.scatter_add_(1, train_labels.long().to(neighbors.index.device)[neighbors.index], weights)
+    # The first of equal votes wins: `argmax` alone does not say which of several maxima it returns.
+    prediction = (votes == votes.amax(dim=1, keepdim=True)).to(torch.uint8).argmax(dim=1)
+    return Votes(votes, prediction, neighbors.index[:, 0])
+
+
+def knn_accuracy(
+    train: torch.Tensor,
+    train_labels: torch.Tensor,
+    test: torch.Tensor,
+    test_labels: torch.Tensor,
+    *,
+    k: int = 200,
+    temperature: float = 0.07,
+) -> float:
+    """Share of test rows whose weighted vote is right; arguments as of `weighted_knn`, labels of -1 left out."""
+    protocol = KnnProtocol(train, train_labels, test, test_labels, k=k, temperature=temperature)
+    return dict(protocol.run())["knn_top1"]
+
+
+@dataclass(frozen=True)
+class KnnProtocol:
+    """Weighted kNN of labelled features: `run()` yields (metric, value) with values as fractions.
+
+    Rows whose label is -1 take no part. Accuracy says something only if no test row is in the training rows.
+    """
+
+    train: torch.Tensor
+    """Features that vote [N, D]."""
+    train_labels: torch.Tensor
+    """Their classes, int64 [N]."""
+    test: torch.Tensor
+    """Features that are classified [M, D]."""
+    test_labels: torch.Tensor
+    """Their classes, int64 [M]."""
+    k: int = 200
+    """Voters, at most N."""
+    temperature: float = 0.07
+    """Divides the cosine in the exponent of a vote's weight."""
+
+    @classmethod
+    def held_out(
+        cls,
+        features: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        test_share: float = 0.2,
+        seed: int = 0,
+        k: int = 200,
+        temperature: float = 0.07,
+    ) -> KnnProtocol:
+        """Score one labelled set [N, D] by setting a stratified share of it aside; see `split`."""
+        train, test = (torch.from_numpy(part) for part in split(labels.cpu().numpy(), test_share, seed))
+        return cls(features[train], labels[train], features[test], labels[test], k=k, temperature=temperature)
+
+    def run(self) -> Iterator[tuple[str, float]]:
+        """Yield `knn_top1`, `knn_top5` (if C > 5), `nearest_top1` (a single neighbor) and `knn_chance`."""
+        kept, asked = self.train_labels >= 0, self.test_labels >= 0
+        if not bool(kept.any()) or not bool(asked.any()):
+            raise DataError(
+                f"kNN needs labelled rows on both sides, got {int(kept.sum())} to vote and {int(asked.sum())} to "
+                "classify; give more labels."
+            )
+        train_labels, wanted = self.train_labels[kept].cpu(), self.test_labels[asked].cpu()
+        num_classes = int(torch.maximum(train_labels.max(), wanted.max())) + 1
+        votes = weighted_knn(
+            self.train[kept],
+            train_labels,
+            self.test[asked],
+            k=self.k,
+            temperature=self.temperature,
+            num_classes=num_classes,
+        )
+        yield "knn_top1", _share(votes.prediction.cpu() == wanted)
+        if num_classes > 5:
+            best = votes.votes.cpu().sort(dim=1, descending=True, stable=True).indices[:, :5]
+            yield "knn_top5", _share((best == wanted[:, None]).any(dim=1))
+        yield "nearest_top1", _share(train_labels[votes.nearest.cpu()] == wanted)
+        # What always answering the commonest class would score: the number to beat on an unbalanced set.
+        commonest = torch.bincount(train_labels, minlength=num_classes).argmax()
+        yield "knn_chance", _share(wanted == commonest)
+
+
+def split(
+    labels: NDArray[np.int64] | torch.Tensor, test_share: float = 0.2, seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut labelled rows [N] into (train, test) positions, each class in the same proportion, each position once.
+
+    A class of two or more rows has at least one on each side; a class of one row is in train. Rows labelled -1 are in
+    neither. The cut depends on the labels and the seed only. Raises `DataError` if no class has two rows.
+    """
+    if not 0 < test_share < 1:
+        raise DataError(f"test_share must lie between 0 and 1, got {test_share}; 0.2 sets a fifth aside.")
+    values = np.asarray(labels)
+    random = numpy_generator(seed, "split")
+    train: list[NDArray[np.int64]] = []
+    test: list[NDArray[np.int64]] = []
+    for label in np.unique(values[values >= 0]):
+        members = random.permutation(np.flatnonzero(values == label))
+        count = min(max(round(len(members) * test_share), 1), len(members) - 1)
+        test.append(members[:count])
+        train.append(members[count:])
+    if not sum(map(len, test)):
+        raise DataError(
+            f"a held-out part needs a class with at least 2 labelled images, got {int((values >= 0).sum())} labelled "
+            f"images in {len(train)} classes; label more images."
+        )
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def _search(
+    base: torch.Tensor, rounded: torch.Tensor | None, slack: torch.Tensor, queries: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # Exact neighbors of one block of queries [Q, D]: index [Q, k] and similarity [Q, k].
+    extra = k + max(64, k // 2)
+    if rounded is None or extra >= len(base):
+        return _search_float32(base, queries, k)
+    rounded_queries = queries.bfloat16()
+    top, candidates = (rounded_queries @ rounded.T).topk(extra, dim=1, sorted=False)
+    candidates = candidates.sort(dim=1).values
+    scores = torch.linalg.vecdot(base[candidates], queries[:, None])
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    index = candidates.gather(1, order)
+    # A row outside the candidates has a rounded score of at most `edge`; its true score exceeds that by less than the
+    # error of rounding the two rows (Cauchy-Schwarz), of rounding the product to bfloat16, and of summing in float32.
+    edge = top.float().amin(dim=1)
+    bound = _rounding(queries, rounded_queries) + 1.01 * slack + edge.abs() * 2.0**-8 + 1e-5
+    unsure = (scores[:, k - 1] <= edge + bound).nonzero()[:, 0]
+    index, scores = index[:, :k].contiguous(), scores[:, :k].contiguous()
+    if len(unsure):
+        index[unsure], scores[unsure] = _search_float32(base, queries[unsure], k)
+    return index, scores
+
+
+def _search_float32(base: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    scores = queries @ base.T
+    last = scores.topk(k, dim=1).values[:, -1:]
+    above, equal = scores > last, scores == last
+    # Of the rows equal to the last one taken, those of smallest index fill what is left.
+    room = k - above.sum(dim=1, keepdim=True)
+    index = (above | (equal & (equal.cumsum(dim=1) <= room))).nonzero()[:, 1].view(-1, k)
+    scores, order = scores.gather(1, index).sort(dim=1, descending=True, stable=True)
+    return index.gather(1, order), scores
+
+
+def _rounding(rows: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    # Length of what rounding took from each row.
+    return torch.linalg.vector_norm(rows - rounded.float(), dim=1)
+
+
+def _share(hits: torch.Tensor) -> float:
+    return float(hits.double().mean())
+
+
+def _check_rows(train: torch.Tensor, test: torch.Tensor, k: int) -> None:
+    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1]:
+        raise DataError(
+            f"training and test features must be two matrices of equally long rows, got {tuple(train.shape)} and "
+            f"{tuple(test.shape)}; embed both with the same network."
+        )
+    if not len(train) or not len(test):
+        raise DataError(
+            f"kNN needs at least one row on each side, got {len(train)} to vote and {len(test)} to classify."
+        )
+    if k < 1:
+        raise DataError(f"k must be at least 1, got {k}; the paper uses 200.")
+    for name, rows in (("training", train), ("test", test)):
+        if not bool(rows.isfinite().all()):
+            raise DataError(
+                f"{name} features hold a value that is not finite; the network that made them has diverged."
+            )
+
+
+def _check_labels(train: torch.Tensor, labels: torch.Tensor, num_classes: int) -> None:
+    if labels.shape != (len(train),):
+        raise DataError(
+            f"every training row needs one label, got {len(train)} rows and labels of shape {tuple(labels.shape)}."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"labels must lie in 0..{num_classes - 1}, got {low}..{high}; leave rows without a label (-1) out."
+        )

@@ -1,0 +1,291 @@
+"""Is it learning? A verdict in plain words from the numbers of each epoch.
+
+A run that learns nothing looks busy: its loss stands at the value of guessing, its clusters have run into one, its
+features have become the same for every image (the trivial solutions of the DeepCluster paper, section 3.3). Each of
+these shows in numbers that cost nothing, and `diagnose` says so.
+
+Shapes: N images, D feature dims, K clusters.
+
+What `diagnose` reads of an epoch's record; whatever is absent is not judged:
+
+- `epoch`: its number from 0 (sentences count from 1, as the progress bar does)
+- `loss`: mean training loss
+- `chance_loss`: its value when nothing has been learned, ln K for a softmax over K clusters
+- from `cluster_statistics`: `num_clusters`, `empty_clusters`, `singletons`, `largest_share`
+- from `feature_statistics`: `feature_std`, `effective_rank`
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from unlabeled import metrics
+from unlabeled.errors import DataError
+
+Status = Literal["healthy", "warming up", "uneven", "not learning", "collapsing", "unstable"]
+Record = Mapping[str, Any]
+
+PATIENCE = 5
+"""Epochs the loss may stand at its chance value: a fresh head on a small set needs several."""
+AT_CHANCE = 0.02
+"""Distance from the chance value, as a share of it, within which nothing has been learned."""
+PROGRESS = 0.003
+"""Fall of the loss over `PATIENCE` epochs, as a share of the chance value, that counts as learning after all."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the numbers say about a run so far."""
+
+    status: Status
+    """One word or two."""
+    sentence: str
+    """What was seen, in words; empty if there is nothing to add to the status."""
+    advice: str
+    """What to try, an imperative without a full stop; empty if nothing needs doing."""
+    facts: tuple[str, ...] = ()
+    """The numbers behind it, one clause each."""
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the run, left alone, is unlikely to give good features."""
+        return self.status in ("not learning", "collapsing", "unstable")
+
+    def line(self) -> str:
+        """One line for the end of an epoch: 'healthy', or the status with what was seen and what to try."""
+        return (
+            self.status + (f": {self.sentence}" if self.sentence else "") + (f"; {self.advice}" if self.advice else "")
+        )
+
+    def paragraph(self) -> str:
+        """A few sentences for the report: the verdict, the numbers behind it, and what to try."""
+        opening = {
+            "healthy": "The run looks healthy",
+            "warming up": "The run is still warming up",
+            "uneven": "The run learns, but its clusters are uneven",
+            "not learning": "The run is not learning",
+            "collapsing": "The run is collapsing",
+            "unstable": "The run is unstable",
+        }[self.status]
+        sentences = [opening + (f": {self.sentence}" if self.sentence else ""), *self.facts]
+        if self.advice:
+            sentences.append(self.advice)
+        return " ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in sentences)
+
+
+def diagnose(history: Sequence[Record]) -> Verdict:
+    """The verdict on a run from the records of its epochs, oldest first; see the module for the keys that are read."""
+    if not history:
+        return Verdict("warming up", "no epoch has ended yet", "")
+    facts = _facts(history)
+    for check in (_diverged, _dominated, _flattened, _at_chance, _rising, _settling, _uneven):
+        verdict = check(history)
+        if verdict is not None:
+            return Verdict(verdict.status, verdict.sentence, verdict.advice, facts)
+    return Verdict("healthy", "", "", facts)
+
+
+def cluster_statistics(
+    labels: torch.Tensor, num_clusters: int, previous: torch.Tensor | None = None
+) -> dict[str, float]:
+    """Sizes of the clusters of `labels` [N] (-1 = none), and how far they agree with `previous` [N], the labels before.
+
+    `size_entropy` is the entropy of the sizes over ln K (1 = all equal); `chance_loss` the log of the number of
+    non-empty clusters; `nmi_previous` the geometric NMI with `previous`; `moved_share` the share of images outside the
+    part of their new cluster that comes from one and the same old one. The last two are there if `previous` is given.
+    """
+    kept = labels[labels >= 0].long().cpu()
+    if not len(kept) or int(kept.max()) >= num_clusters:
+        largest = int(kept.max()) if len(kept) else "none"
+        raise DataError(
+            f"labels must hold an id in 0..{num_clusters - 1} and none beyond, got {largest} as the largest."
+        )
+    sizes = torch.bincount(kept, minlength=num_clusters)
+    occupied = int((sizes > 0).sum())
+    result: dict[str, float] = {
+        "num_clusters": num_clusters,
+        "empty_clusters": num_clusters - occupied,
+        "singletons": int((sizes == 1).sum()),
+        "largest_share": float(sizes.max() / len(kept)),
+        "size_entropy": metrics.relative_entropy_of_sizes(sizes),
+        "chance_loss": math.log(occupied),
+    }
+    if previous is not None and bool(((labels >= 0) & (previous >= 0)).any()):
+        result["nmi_previous"] = metrics.nmi(labels, previous)
+        result["moved_share"] = 1 - metrics.purity(labels, previous)
+    return result
+
+
+def feature_statistics(features: torch.Tensor) -> dict[str, float]:
+    """Spread of features [n, D], each scaled to length one; a few thousand rows are enough.
+
+    `feature_std` is the root of the total variance: 0 if all are the same, 1 if they cancel out as on a uniform sphere;
+    `mean_cosine` the mean over pairs of different rows; `effective_rank` the exponential of the entropy of the
+    eigenvalue shares of the covariance (Roy and Vetterli 2007), between 1 and min(n - 1, D), and 0 if there is no
+    variance.
+    """
+    if features.ndim != 2 or len(features) < 2:
+        raise DataError(f"feature statistics need at least 2 rows of features, got shape {tuple(features.shape)}.")
+    if not bool(features.isfinite().all()):
+        return {"feature_std": math.nan, "mean_cosine": math.nan, "effective_rank": math.nan}
+    rows = F.normalize(features.detach().double(), dim=1)
+    count = len(rows)
+    centred = rows - rows.mean(dim=0)
+    variance = float(centred.square().sum() / count)
+    # The sum over all ordered pairs is |sum of rows|^2; what rows have with themselves is taken out.
+    own = float(rows.square().sum())
+    cosine = (float(rows.sum(dim=0).square().sum()) - own) / (count * (count - 1))
+    small = centred.T @ centred if rows.shape[1] <= count else centred @ centred.T
+    eigenvalues = torch.linalg.eigvalsh(small).clamp(min=0)
+    # Below this the variance is rounding of features that are all the same.
+    rank = math.exp(metrics.entropy(eigenvalues)) if variance > 1e-12 else 0.0
+    return {"feature_std": math.sqrt(variance), "mean_cosine": cosine, "effective_rank": rank}
+
+
+def _diverged(history: Sequence[Record]) -> Verdict | None:
+    since = _since(history, lambda record: not all(map(math.isfinite, _values(record, "loss", "feature_std"))))
+    if since is None:
+        return None
+    return Verdict(
+        "unstable",
+        f"the loss or the features have not been finite numbers since epoch {since + 1}",
+        "try a tenth of the lr",
+    )
+
+
+def _dominated(history: Sequence[Record]) -> Verdict | None:
+    def is_dominated(record: Record) -> bool:
+        # Of three clusters one may well hold half the images, of a hundred none should.
+        limit = max(0.5, min(0.95, 3 / max(record.get("num_clusters", 1), 1)))
+        return record.get("num_clusters", 0) > 1 and record.get("largest_share", 0.0) >= limit
+
+    since = _since(history, is_dominated)
+    if since is None:
+        return None
+    return Verdict(
+        "collapsing",
+        f"{_percent(history[-1]['largest_share'])} of images in one cluster since epoch {since + 1}",
+        "try uniform sampling over clusters, a lower lr, or stronger augmentation",
+    )
+
+
+def _flattened(history: Sequence[Record]) -> Verdict | None:
+    spreads = [record["feature_std"] for record in history if "feature_std" in record]
+    if not spreads:
+        return None
+    # Untrained networks already give rather similar features to all images, so a small spread counts only if it has
+    # shrunk.
+    limit = max(0.01, min(0.05, max(spreads) / 4))
+    since = _since(history, lambda record: record.get("feature_std", 1.0) < limit)
+    if since is not None:
+        seen = f"features of all images are nearly the same (spread {spreads[-1]:.2g}) since epoch {since + 1}"
+        return Verdict(
+            "collapsing", seen, "try a lower lr, less weight decay, or look for blank images with `unlabeled check`"
+        )
+    since = _since(history, lambda record: record.get("effective_rank", math.inf) < 1.5)
+    if since is None:
+        return None
+    return Verdict(
+        "collapsing",
+        f"features vary along a single direction since epoch {since + 1}",
+        "try a lower lr or less weight decay",
+    )
+
+
+def _at_chance(history: Sequence[Record]) -> Verdict | None:
+    def is_at_chance(record: Record) -> bool:
+        chance = record.get("chance_loss", 0.0)
+        return chance > 0 and "loss" in record and abs(record["loss"] / chance - 1) <= AT_CHANCE
+
+    since = _since(history, is_at_chance)
+    if since is None:
+        return None
+    stuck = [record for record in history if record["epoch"] >= since and "loss" in record]
+    chance = stuck[-1]["chance_loss"]
+    recent = stuck[-PATIENCE:]
+    fall = recent[0]["loss"] - recent[-1]["loss"]
+    if len(stuck) < PATIENCE or fall > PROGRESS * chance:
+        return Verdict("warming up", f"loss {stuck[-1]['loss']:.2f}, guessing gives {chance:.2f}", "")
+    return Verdict(
+        "not learning",
+        f"loss {stuck[-1]['loss']:.2f} has stood at the value of guessing ({chance:.2f}) since epoch {since + 1}",
+        "try a higher lr, fewer clusters, or a longer time between reassignments",
+    )
+
+
+def _rising(history: Sequence[Record]) -> Verdict | None:
+    def is_rising(record: Record) -> bool:
+        return "chance_loss" in record and record.get("loss", 0.0) > 1.5 * max(record["chance_loss"], 0.1)
+
+    since = _since(history, is_rising)
+    if since is None or sum(record["epoch"] >= since for record in history) < 2:
+        return None
+    last = history[-1]
+    return Verdict(
+        "unstable",
+        f"loss {last['loss']:.2f} is far above that of guessing ({last['chance_loss']:.2f}) since epoch {since + 1}",
+        "try a lower lr or a warm-up",
+    )
+
+
+def _settling(history: Sequence[Record]) -> Verdict | None:
+    return Verdict("warming up", "the first epochs say little", "") if len(history) < 2 else None
+
+
+def _uneven(history: Sequence[Record]) -> Verdict | None:
+    last = history[-1]
+    total, empty, single = last.get("num_clusters", 0), last.get("empty_clusters", 0), last.get("singletons", 0)
+    if total < 2 or empty + single <= 0.3 * total:
+        return None
+    return Verdict(
+        "uneven",
+        f"{empty} of {total} clusters are empty and {single} hold a single image",
+        "try fewer clusters",
+    )
+
+
+def _facts(history: Sequence[Record]) -> tuple[str, ...]:
+    losses = [record for record in history if "loss" in record]
+    last = history[-1]
+    facts: list[str] = []
+    if losses:
+        first, final = losses[0], losses[-1]
+        guess = f"; guessing would give {final['chance_loss']:.2f}" if "chance_loss" in final else ""
+        start, end = (
+            f"{first['loss']:.2f} in epoch {first['epoch'] + 1}",
+            f"{final['loss']:.2f} in epoch {final['epoch'] + 1}",
+        )
+        facts.append(f"the loss went from {start} to {end}{guess}")
+    if "num_clusters" in last:
+        used = last["num_clusters"] - last.get("empty_clusters", 0)
+        share = f", the largest with {_percent(last['largest_share'])} of the images" if "largest_share" in last else ""
+        facts.append(f"{used} of {last['num_clusters']} clusters are in use{share}")
+    if "nmi_previous" in last:
+        facts.append(f"the last two groupings agree to {last['nmi_previous']:.2f} (NMI: 0 unrelated, 1 the same)")
+    if "effective_rank" in last:
+        facts.append(f"features vary along about {last['effective_rank']:.0f} directions")
+    return tuple(facts)
+
+
+def _since(history: Sequence[Record], holds: Callable[[Record], bool]) -> int | None:
+    # Epoch of the first record of the unbroken row up to the last for which it holds; None if it does not hold now.
+    since = None
+    for record in reversed(history):
+        if not holds(record):
+            break
+        since = record["epoch"]
+    return since
+
+
+def _values(record: Record, *names: str) -> list[float]:
+    return [record[name] for name in names if name in record]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

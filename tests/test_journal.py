@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unlabeled.errors import MissingExtraError, RunError
+from unlabeled.journal import Journal, read
+
+
+def run(path: Path, epochs: range, steps: int = 3, first_step: int = 0) -> None:
+    with Journal(path, epochs.start, first_step) as journal:
+        for epoch in epochs:
+            begin = first_step if epoch == epochs.start else 0
+            if begin == 0:
+                journal.write({"epoch": epoch, "step": 0, "clusters": 10})
+            for step in range(begin + 1, steps + 1):
+                journal.write({"epoch": epoch, "step": step, "loss": 1 / (epoch + step)})
+            journal.write({"epoch": epoch, "mean": epoch / 7})
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with Journal(path) as journal:
+        journal.write(
+            {
+                "epoch": 0,
+                "loss": torch.tensor(0.5),
+                "count": np.int64(3),
+                "name": "größer",
+                "sizes": [1, 2.5],
+                "ok": True,
+            }
+        )
+        assert read(path)[0]["loss"] == 0.5  # flushed, not only at the end
+    assert read(path) == [{"epoch": 0, "loss": 0.5, "count": 3, "name": "größer", "sizes": [1, 2.5], "ok": True}]
+
+
+def test_numbers_json_does_not_know_survive(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with Journal(path) as journal:
+        journal.write({"epoch": 0, "loss": math.nan, "deep": {"all": [math.inf, torch.tensor(-math.inf)]}})
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    record = read(path)[0]
+    assert math.isnan(record["loss"])
+    assert record["deep"] == {"all": [math.inf, -math.inf]}
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(2, 0), (2, 1), (2, 3), (0, 2), (4, 0)])
+def test_a_resumed_journal_equals_an_uninterrupted_one(tmp_path: Path, epoch: int, step: int) -> None:
+    whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
+    run(whole, range(5))
+    run(resumed, range(4))
+    with resumed.open("a") as file:
+        file.write('{"epoch": 4, "lo')  # killed while writing
+    run(resumed, range(epoch, 5), first_step=step)
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("tail", ['{"epoch": 1, "l', '{"epoch": 1', '{"epoch": 1}', '{"epoch": 1, "l\n', "\x00\x00\n"])
+def test_a_half_written_line_is_left_out(tmp_path: Path, tail: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 0}\n' + tail)
+    assert read(path) == [{"epoch": 0}]
+    with Journal(path, epoch=1) as journal:
+        journal.write({"epoch": 1})
+    assert read(path) == [{"epoch": 0}, {"epoch": 1}]
+
+
+def test_a_new_journal_is_empty(tmp_path: Path) -> None:
+    run(tmp_path / "j", range(2))
+    Journal(tmp_path / "j").close()
+    assert read(tmp_path / "j") == []
+
+
+def test_a_damaged_line_inside_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 0}\nwhat\n{"epoch": 1}\n')
+    with pytest.raises(RunError, match="line 2 of"):
+        read(path)
+    with pytest.raises(RunError, match="no journal at"):
+        read(tmp_path / "absent")
+
+
+def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    with pytest.raises(MissingExtraError, match=r"unlabeled\[tensorboard\]"):
+        Journal(tmp_path / "j", tensorboard=tmp_path / "events")
+
+
+def test_tensorboard_gets_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            self.folder = folder
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def close(self) -> None:
+            written.append(("closed", 0, 0))
+
+    module = type(sys)("torch.utils.tensorboard.writer")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", module)
+    with Journal(tmp_path / "j", tensorboard=tmp_path / "events") as journal:
+        journal.write({"epoch": 3, "loss": 0.5, "note": "text"})
+    assert written == [("loss", 0.5, 3), ("closed", 0, 0)]
