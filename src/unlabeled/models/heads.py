@@ -1,0 +1,60 @@
+"""What is put on a backbone for one objective. Every head begins with the ReLU the backbone ends before.
+
+Shapes: features [B, D] in, outputs [B, K] out.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from unlabeled.models.backbone import Backbone
+from unlabeled.randomness import generator
+
+
+class LinearHead(nn.Module):
+    """ReLU, then a linear layer with weights N(0, 0.01²) and bias 0 (DeepCluster's top layer, spec O02)."""
+
+    def __init__(self, inputs: int, outputs: int, seed: int = 0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        nn.init.normal_(self.linear.weight, 0, 0.01, generator=generator(seed, "head"))
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[B, D] to [B, K]."""
+        return self.linear(functional.relu(features))
+
+
+class L2Head(nn.Module):
+    """ReLU, a linear layer with torch's uniform initialisation, rows scaled to length one (spec B05, B07, B13).
+
+    A ResNet's feature has no negative entry, so its ReLU changes nothing there. Rows come out in float32 under
+    autocast too: memory banks and codes are compared with them.
+    """
+
+    def __init__(self, inputs: int, outputs: int = 128, seed: int = 0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        bound = inputs**-0.5
+        draw = generator(seed, "head")
+        nn.init.uniform_(self.linear.weight, -bound, bound, generator=draw)
+        nn.init.uniform_(self.linear.bias, -bound, bound, generator=draw)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[B, D] to [B, K], every row of length one."""
+        rows = self.linear(functional.relu(features))
+        rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+        # A row of zeros has no direction; it stays zero rather than becoming nan.
+        return functional.normalize(rows, dim=1, eps=1e-10)
+
+
+def linear_head(backbone: Backbone | int, outputs: int, *, seed: int = 0) -> LinearHead:
+    """A fresh linear head for `backbone` (or for features of that length)."""
+    return LinearHead(backbone if isinstance(backbone, int) else backbone.feature_dim, outputs, seed)
+
+
+def l2_head(backbone: Backbone | int, outputs: int = 128, *, seed: int = 0) -> L2Head:
+    """A fresh head with outputs of length one for `backbone` (or for features of that length)."""
+    return L2Head(backbone if isinstance(backbone, int) else backbone.feature_dim, outputs, seed)
