@@ -19,7 +19,6 @@ from unlabeled.models.norm import convert_sync
 from unlabeled.models.resnet import ResNet
 from unlabeled.models.stem import OUTPUT_CHANNELS, Normalize, build_stem
 from unlabeled.models.vgg import Vgg16
-from unlabeled.randomness import generator
 
 __all__ = [
     "Backbone",
@@ -70,7 +69,7 @@ def build_backbone(
     image_size: int = 224,
     normalize: str = "dataset",
     initialisation: Initialisation | None = None,
-    seed: int = 0,
+    generator: torch.Generator | None = None,
 ) -> Backbone:
     """A freshly initialised backbone for views [B, channels, image_size, image_size], uint8 or floating in 0…1.
 
@@ -78,8 +77,9 @@ def build_backbone(
     mean, std: one number per channel in units of 0…1; ImageNet's for three channels and 0.5, 0.25 else, if not given.
     normalize: "dataset" uses mean and std, "image" every image's own (NAT).
     initialisation: "fan_out" or "torch" (see `initialise`); the paper's of this backbone if not given.
-    seed: of the weights. They are stored channels-last, which is what makes convolutions fast; shapes are the usual
-    ones.
+    generator: where the weights come from, torch's own if not given.
+
+    Weights are stored channels-last, which is what makes convolutions fast; their shapes are the usual ones.
 
     Raises ConfigError for unknown names, an image_size the backbone cannot take, or mean and std of another length.
     """
@@ -96,7 +96,7 @@ def build_backbone(
     with torch.device("meta"):
         backbone = _BACKBONES[name](OUTPUT_CHANNELS[stem] or channels, image_size)
     backbone.to_empty(device="cpu")
-    initialise(backbone, initialisation or backbone.initialisation, generator(seed, "backbone"))
+    initialise(backbone, initialisation or backbone.initialisation, generator)
     backbone.stem = build_stem(stem, Normalize(mean, std, per_image=normalize == "image"))
     return backbone.to(memory_format=torch.channels_last)
 

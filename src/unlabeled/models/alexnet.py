@@ -119,7 +119,7 @@ def flatten_pooled(x: torch.Tensor, layer: nn.Linear, image_size: int) -> torch.
     flat = x.flatten(1)
     if flat.shape[1] != layer.in_features:
         raise ConfigError(
-            f"this backbone was built for views of {image_size} pixels ({layer.in_features} inputs of fc6) but these give "
-            f"{flat.shape[1]}: resize them to {image_size}, or use forward_stages."
+            f"this backbone was built for views of {image_size} pixels ({layer.in_features} inputs of fc6), "
+            f"these give {flat.shape[1]}: resize them to {image_size}, or use forward_stages."
         )
     return flat

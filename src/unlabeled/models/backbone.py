@@ -67,7 +67,7 @@ class ConvNorm(nn.Module):
         return nn.functional.relu(self.norm(self.conv(x)), inplace=True)
 
 
-def initialise(module: nn.Module, how: Initialisation, generator: torch.Generator) -> None:
+def initialise(module: nn.Module, how: Initialisation, generator: torch.Generator | None = None) -> None:
     """Fill every parameter and statistic of `module`, in order, from `generator` (spec B08).
 
     "fan_out": convolutions N(0, 2 / (k·k·channels out)), linear layers N(0, 0.01²), biases 0 (DeepCluster, instance
@@ -82,7 +82,9 @@ def initialise(module: nn.Module, how: Initialisation, generator: torch.Generato
 
 
 @torch.no_grad()
-def _initialise_layer(layer: nn.Conv2d | nn.Linear, how: Initialisation, generator: torch.Generator) -> None:
+def _initialise_layer(
+    layer: nn.Conv2d | nn.Linear, how: Initialisation, generator: torch.Generator | None = None
+) -> None:
     bias = layer.bias
     if how == "torch":
         bound = 1 / math.sqrt(layer.weight[0].numel())

@@ -10,16 +10,15 @@ from torch import nn
 from torch.nn import functional
 
 from unlabeled.models.backbone import Backbone
-from unlabeled.randomness import generator
 
 
 class LinearHead(nn.Module):
     """ReLU, then a linear layer with weights N(0, 0.01²) and bias 0 (DeepCluster's top layer, spec O02)."""
 
-    def __init__(self, inputs: int, outputs: int, seed: int = 0) -> None:
+    def __init__(self, inputs: int, outputs: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
-        nn.init.normal_(self.linear.weight, 0, 0.01, generator=generator(seed, "head"))
+        nn.init.normal_(self.linear.weight, 0, 0.01, generator=generator)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -34,13 +33,12 @@ class L2Head(nn.Module):
     autocast too: memory banks and codes are compared with them.
     """
 
-    def __init__(self, inputs: int, outputs: int = 128, seed: int = 0) -> None:
+    def __init__(self, inputs: int, outputs: int = 128, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
         bound = inputs**-0.5
-        draw = generator(seed, "head")
-        nn.init.uniform_(self.linear.weight, -bound, bound, generator=draw)
-        nn.init.uniform_(self.linear.bias, -bound, bound, generator=draw)
+        nn.init.uniform_(self.linear.weight, -bound, bound, generator=generator)
+        nn.init.uniform_(self.linear.bias, -bound, bound, generator=generator)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, D] to [B, K], every row of length one."""
@@ -50,11 +48,11 @@ class L2Head(nn.Module):
         return functional.normalize(rows, dim=1, eps=1e-10)
 
 
-def linear_head(backbone: Backbone | int, outputs: int, *, seed: int = 0) -> LinearHead:
-    """A fresh linear head for `backbone` (or for features of that length)."""
-    return LinearHead(backbone if isinstance(backbone, int) else backbone.feature_dim, outputs, seed)
+def linear_head(backbone: Backbone | int, outputs: int, *, generator: torch.Generator | None = None) -> LinearHead:
+    """A fresh linear head for `backbone` (or for features of that length); from torch's generator if none is given."""
+    return LinearHead(backbone if isinstance(backbone, int) else backbone.feature_dim, outputs, generator)
 
 
-def l2_head(backbone: Backbone | int, outputs: int = 128, *, seed: int = 0) -> L2Head:
+def l2_head(backbone: Backbone | int, outputs: int = 128, *, generator: torch.Generator | None = None) -> L2Head:
     """A fresh head with outputs of length one for `backbone` (or for features of that length)."""
-    return L2Head(backbone if isinstance(backbone, int) else backbone.feature_dim, outputs, seed)
+    return L2Head(backbone if isinstance(backbone, int) else backbone.feature_dim, outputs, generator)
