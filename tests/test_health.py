@@ -16,7 +16,7 @@ K = 100
 def epoch(number: int, **changes: float) -> dict[str, float]:
     """What an ordinary epoch of a good run looks like: 100 clusters, the loss falling slowly from ln K."""
     return {
-        "epoch": number,
+        "epoch": number + 1,
         "loss": math.log(K) - 0.05 * (number + 1),
         "chance_loss": math.log(K),
         "num_clusters": K,
@@ -130,9 +130,9 @@ def test_many_empty_clusters_are_mentioned_without_alarm() -> None:
 
 
 def test_records_without_clusters_or_features_are_judged_by_the_loss() -> None:
-    assert diagnose([{"epoch": i, "loss": 2 - 0.1 * i} for i in range(5)]).line() == "healthy"
+    assert diagnose([{"epoch": i + 1, "loss": 2 - 0.1 * i} for i in range(5)]).line() == "healthy"
     assert diagnose([]).status == "warming up"
-    assert diagnose([{"epoch": 0}, {"epoch": 1}]).status == "healthy"
+    assert diagnose([{"epoch": 1}, {"epoch": 2}]).status == "healthy"
 
 
 def test_the_paragraph_gives_verdict_numbers_and_advice() -> None:

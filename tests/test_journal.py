@@ -14,7 +14,7 @@ from unlabeled.journal import Journal, read
 
 
 def run(path: Path, epochs: range, steps: int = 3, first_step: int = 0) -> None:
-    with Journal(path, epochs.start, first_step) as journal:
+    with Journal(path, epochs.start - 1, first_step) as journal:
         for epoch in epochs:
             begin = first_step if epoch == epochs.start else 0
             if begin == 0:
@@ -51,29 +51,30 @@ def test_numbers_json_does_not_know_survive(tmp_path: Path) -> None:
     assert record["deep"] == {"all": [math.inf, -math.inf]}
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(2, 0), (2, 1), (2, 3), (0, 2), (4, 0)])
+@pytest.mark.parametrize(("epoch", "step"), [(3, 0), (3, 1), (3, 3), (1, 2), (5, 0), (1, 0)])
 def test_a_resumed_journal_equals_an_uninterrupted_one(tmp_path: Path, epoch: int, step: int) -> None:
     whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
-    run(whole, range(5))
-    run(resumed, range(4))
+    run(whole, range(1, 6))
+    run(resumed, range(1, 5))
     with resumed.open("a") as file:
-        file.write('{"epoch": 4, "lo')  # killed while writing
-    run(resumed, range(epoch, 5), first_step=step)
+        file.write('{"epoch": 5, "lo')  # killed while writing
+    run(resumed, range(epoch, 6), first_step=step)
     assert resumed.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("tail", ['{"epoch": 1, "l', '{"epoch": 1', '{"epoch": 1}', '{"epoch": 1, "l\n', "\x00\x00\n"])
+@pytest.mark.parametrize("tail", ['{"epoch": 2, "l', '{"epoch": 2', '{"epoch": 2}', '{"epoch": 2, "l\n', "\x00\x00\n"])
 def test_a_half_written_line_is_left_out(tmp_path: Path, tail: str) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"epoch": 0}\n' + tail)
-    assert read(path) == [{"epoch": 0}]
-    with Journal(path, epoch=1) as journal:
-        journal.write({"epoch": 1})
-    assert read(path) == [{"epoch": 0}, {"epoch": 1}]
+    path.write_text('{"epoch": 1}\n' + tail)
+    assert read(path) == [{"epoch": 1}]
+    with Journal(path, epochs_done=1) as journal:
+        journal.write({"epoch": 2})
+        assert journal.records == [{"epoch": 1}, {"epoch": 2}]
+    assert read(path) == [{"epoch": 1}, {"epoch": 2}]
 
 
 def test_a_new_journal_is_empty(tmp_path: Path) -> None:
-    run(tmp_path / "j", range(2))
+    run(tmp_path / "j", range(1, 3))
     Journal(tmp_path / "j").close()
     assert read(tmp_path / "j") == []
 
@@ -112,3 +113,15 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path, monkeypatch: pytest.Monkey
     with Journal(tmp_path / "j", tensorboard=tmp_path / "events") as journal:
         journal.write({"epoch": 3, "loss": 0.5, "note": "text"})
     assert written == [("loss", 0.5, 3), ("closed", 0, 0)]
+
+
+def test_only_the_main_rank_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    run(path, range(1, 3))
+    before = path.read_bytes()
+    monkeypatch.setattr("unlabeled.journal.is_main", lambda: False)
+    with Journal(path, epochs_done=1) as journal:
+        journal.write({"epoch": 2, "loss": math.inf})
+        assert journal.records[-1] == {"epoch": 2, "loss": math.inf}
+        assert [record["epoch"] for record in journal.records[:-1]] == [1] * 5
+    assert path.read_bytes() == before

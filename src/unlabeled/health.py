@@ -8,7 +8,7 @@ Shapes: N images, D feature dims, K clusters.
 
 What `diagnose` reads of an epoch's record; whatever is absent is not judged:
 
-- `epoch`: its number from 0 (sentences count from 1, as the progress bar does)
+- `epoch`: its number, from 1
 - `loss`: mean training loss
 - `chance_loss`: its value when nothing has been learned, ln K for a softmax over K clusters
 - from `cluster_statistics`: `num_clusters`, `empty_clusters`, `singletons`, `largest_share`
@@ -154,7 +154,7 @@ def _diverged(history: Sequence[Record]) -> Verdict | None:
         return None
     return Verdict(
         "unstable",
-        f"the loss or the features have not been finite numbers since epoch {since + 1}",
+        f"the loss or the features have not been finite numbers since epoch {since}",
         "try a tenth of the lr",
     )
 
@@ -170,7 +170,7 @@ def _dominated(history: Sequence[Record]) -> Verdict | None:
         return None
     return Verdict(
         "collapsing",
-        f"{_percent(history[-1]['largest_share'])} of images in one cluster since epoch {since + 1}",
+        f"{_percent(history[-1]['largest_share'])} of images in one cluster since epoch {since}",
         "try uniform sampling over clusters, a lower lr, or stronger augmentation",
     )
 
@@ -184,7 +184,7 @@ def _flattened(history: Sequence[Record]) -> Verdict | None:
     limit = max(0.01, min(0.05, max(spreads) / 4))
     since = _since(history, lambda record: record.get("feature_std", 1.0) < limit)
     if since is not None:
-        seen = f"features of all images are nearly the same (spread {spreads[-1]:.2g}) since epoch {since + 1}"
+        seen = f"features of all images are nearly the same (spread {spreads[-1]:.2g}) since epoch {since}"
         return Verdict(
             "collapsing", seen, "try a lower lr, less weight decay, or look for blank images with `unlabeled check`"
         )
@@ -193,7 +193,7 @@ def _flattened(history: Sequence[Record]) -> Verdict | None:
         return None
     return Verdict(
         "collapsing",
-        f"features vary along a single direction since epoch {since + 1}",
+        f"features vary along a single direction since epoch {since}",
         "try a lower lr or less weight decay",
     )
 
@@ -214,7 +214,7 @@ def _at_chance(history: Sequence[Record]) -> Verdict | None:
         return Verdict("warming up", f"loss {stuck[-1]['loss']:.2f}, guessing gives {chance:.2f}", "")
     return Verdict(
         "not learning",
-        f"loss {stuck[-1]['loss']:.2f} has stood at the value of guessing ({chance:.2f}) since epoch {since + 1}",
+        f"loss {stuck[-1]['loss']:.2f} has stood at the value of guessing ({chance:.2f}) since epoch {since}",
         "try a higher lr, fewer clusters, or a longer time between reassignments",
     )
 
@@ -229,7 +229,7 @@ def _rising(history: Sequence[Record]) -> Verdict | None:
     last = history[-1]
     return Verdict(
         "unstable",
-        f"loss {last['loss']:.2f} is far above that of guessing ({last['chance_loss']:.2f}) since epoch {since + 1}",
+        f"loss {last['loss']:.2f} is far above that of guessing ({last['chance_loss']:.2f}) since epoch {since}",
         "try a lower lr or a warm-up",
     )
 
@@ -258,8 +258,8 @@ def _facts(history: Sequence[Record]) -> tuple[str, ...]:
         first, final = losses[0], losses[-1]
         guess = f"; guessing would give {final['chance_loss']:.2f}" if "chance_loss" in final else ""
         start, end = (
-            f"{first['loss']:.2f} in epoch {first['epoch'] + 1}",
-            f"{final['loss']:.2f} in epoch {final['epoch'] + 1}",
+            f"{first['loss']:.2f} in epoch {first['epoch']}",
+            f"{final['loss']:.2f} in epoch {final['epoch']}",
         )
         facts.append(f"the loss went from {start} to {end}{guess}")
     if "num_clusters" in last:

@@ -1,8 +1,8 @@
 """The journal of a run: `metrics.jsonl`, one JSON object a line, written as things happen.
 
-A record says when it was made: `epoch`, and `step` (optimizer steps done in that epoch) if it was made inside the
-epoch. A resumed run cuts the journal back to the position of its checkpoint and goes on from there, so its journal is
-that of the uninterrupted run.
+A record says when it was made: `epoch`, counted from 1, and `step` (optimizer steps done in that epoch) if it was made
+inside the epoch and not at its end. A resumed run cuts the journal back to the position of its checkpoint and goes on
+from there, so its journal is that of the uninterrupted run.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from unlabeled.distributed import is_main
 from unlabeled.errors import MissingExtraError, RunError
 
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -21,37 +22,51 @@ NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Journal:
-    """Append-only journal at `path`, opened at the beginning of step `step` (from 0) of epoch `epoch`.
+    """Append-only journal at `path`, opened when `epochs_done` epochs and `steps_done` steps of the next are behind.
 
-    What an existing file holds from before that position is kept: all records of earlier epochs and, if steps of this
-    epoch were done already, its records up to that step. Everything else goes: later records, and a last line that a
-    killed process left half written. With the default position the journal starts empty.
+    What an existing file holds from before that position is kept: all records of epochs that are done and, if steps of
+    the next one are, its records up to that step. Everything else goes: later records, and a last line that a killed
+    process left half written. With the default position the journal starts empty.
 
-    With `tensorboard` every number is also written to event files in that folder; this needs the extra `tensorboard`.
+    Every rank may hold one: `records` is the same everywhere, the file is the main rank's. With `tensorboard` every
+    number is also written to event files in that folder; this needs the extra `tensorboard`.
     """
 
-    def __init__(self, path: Path, epoch: int = 0, step: int = 0, *, tensorboard: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, epochs_done: int = 0, steps_done: int = 0, *, tensorboard: Path | None = None
+    ) -> None:
         self.path = path
-        self._mirror = _open_mirror(tensorboard) if tensorboard else None
-        kept = [record for record in read(path) if _is_before(record, epoch, step)] if path.exists() else []
-        # Replaced as a whole: a kill in the middle leaves the old journal, from which the same cut can be made again.
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_text("".join(map(_line, kept)), encoding="utf-8")
-        draft.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._file: TextIO | None = None
+        self._mirror = _open_mirror(tensorboard) if tensorboard and is_main() else None
+        found = read(path) if path.exists() else []
+        self._records = [record for record in found if _is_before(record, epochs_done, steps_done)]
+        if is_main():
+            # Replaced as a whole: a kill in the middle leaves the old journal, which can be cut again.
+            draft = path.with_name(path.name + ".tmp")
+            draft.write_text("".join(map(_line, self._records)), encoding="utf-8")
+            draft.replace(path)
+            self._file = path.open("a", encoding="utf-8")
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Everything the journal holds, oldest first."""
+        return list(self._records)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record and flush it; values are what JSON knows, and 0-d tensors or NumPy scalars."""
-        self._file.write(_line(record))
-        self._file.flush()
+        line = _line(record)
+        self._records.append(_parsed(line.encode()) or {})
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
         if self._mirror is not None:
-            for name, value in record.items():
+            for name, value in self._records[-1].items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "step"):
                     self._mirror.add_scalar(name, value, int(record.get("global_step", record.get("epoch", 0))))
 
     def close(self) -> None:
         """Flush to the disk and close; writing afterwards is an error."""
-        if not self._file.closed:
+        if self._file is not None and not self._file.closed:
             os.fsync(self._file.fileno())
             self._file.close()
         if self._mirror is not None:
@@ -78,24 +93,28 @@ def read(path: Path) -> list[dict[str, Any]]:
     # Behind the last line break stands nothing, or what a killed process could not finish.
     records: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:-1], start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            if number == len(lines) - 1:
-                break
+        record = _parsed(line)
+        if record is not None:
+            records.append(record)
+        elif number < len(lines) - 1:
             raise RunError(f"line {number} of {path} is not a JSON object; remove that line to read the others.")
-        records.append({str(name): _revived(value) for name, value in record.items()})
     return records
 
 
-def _is_before(record: Mapping[str, Any], epoch: int, step: int) -> bool:
-    if record.get("epoch", 0) != epoch:
-        return record.get("epoch", 0) < epoch
-    # A record without a step was made at the end of its epoch. With no step done, nothing of this epoch has happened
-    # yet.
-    return step > 0 and "step" in record and record["step"] <= step
+def _is_before(record: Mapping[str, Any], epochs_done: int, steps_done: int) -> bool:
+    if record.get("epoch", 0) <= epochs_done:
+        return True
+    # Of an epoch that has not ended only what was made inside it can be before, and nothing if it has not begun.
+    return record["epoch"] == epochs_done + 1 and 0 <= record.get("step", math.inf) <= steps_done and steps_done > 0
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    # None for what is not a JSON object.
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return {str(name): _revived(value) for name, value in record.items()} if isinstance(record, dict) else None
 
 
 def _line(record: Mapping[str, Any]) -> str:
