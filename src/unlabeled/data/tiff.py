@@ -16,7 +16,7 @@ from PIL import Image
 
 from unlabeled.data.pixels import Undecodable, check_size, on_white, turn
 
-_WIDTH, _HEIGHT, _BITS, _DESCRIPTION, _SAMPLES, _EXTRA, _FORMAT = 256, 257, 258, 270, 277, 338, 339
+_BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 270, 274, 277, 338, 339
 _MIN_IS_WHITE, _RGB, _PALETTE, _CMYK = 0, 2, 3, 5
 _ALPHA: Final = frozenset({1, 2})
 _CHANNEL_AXES: Final = frozenset("CSQ")
@@ -26,7 +26,7 @@ def beyond_pillow(image: Image.Image) -> bool:
     """Whether an opened TIFF must go to tifffile to keep its bits and its channels."""
     tags: dict[int, Any] = dict(getattr(image, "tag_v2", {}))
     if image.mode in {"F", "I", "I;16", "I;16B", "I;16L", "I;16N"}:
-        return _pages_are_channels(tags)
+        return _pages_are_channels(tags) or tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE
     bits = _numbers(tags.get(_BITS, 1))
     kinds = _numbers(tags.get(_FORMAT, 1))
     extra = _numbers(tags.get(_EXTRA, ()))
@@ -69,7 +69,7 @@ def read_tiff(content: bytes, notes: list[str]) -> np.ndarray:
             page = series.keyframe
             pixels = _first_image(series, notes)
             pixels = _visible(pixels, int(page.photometric), tuple(int(e) for e in page.extrasamples), notes)
-            orientation = page.tags.valueof(274, default=1)
+            orientation = page.tags.valueof(_ORIENTATION, default=1)
             return turn(pixels, int(orientation), notes)
     except tifffile.TiffFileError as error:
         raise Undecodable(f"it is a damaged TIFF: {error}") from error

@@ -1,0 +1,230 @@
+"""The data doctor: reads every image once and says in plain words what is there and what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unlabeled.data.decode import Undecodable, ValueRange, examine, value_range
+from unlabeled.data.pixels import sample_pixels
+from unlabeled.data.source import Source
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_SMALL_SIDE = 32
+_LONG_RATIO = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was seen of one image."""
+
+    name: str
+    reason: str = ""
+    """Why it cannot be decoded; empty if it can."""
+    format: str = ""
+    depth: str = ""
+    """uint8, uint16 or float32."""
+    height: int = 0
+    width: int = 0
+    channels: int = 0
+    low: float = 0.0
+    high: float = 0.0
+    digest: bytes = b""
+    """Hash of the file's bytes, or of the array."""
+    notes: tuple[str, ...] = ()
+    sample: np.ndarray | None = None
+    """Some pixels [n, C], of images that are not uint8."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Everything `check` found. Sizes in pixels; names as the source gives them."""
+
+    source: str
+    total: int
+    """Images looked at, and those refused before reading."""
+    readable: int
+    broken: list[tuple[str, str]]
+    """(name, reason), also of what was refused before reading."""
+    ignored: dict[str, int]
+    """Files of other endings."""
+    formats: dict[str, int]
+    depths: dict[str, int]
+    channels: dict[int, int]
+    heights: tuple[int, int, int]
+    """Smallest, median, largest."""
+    widths: tuple[int, int, int]
+    ranges: dict[str, tuple[float, float]]
+    """Smallest and largest value of each depth."""
+    scaling: dict[str, ValueRange]
+    """For each kind of image that is not 8-bit (such as `uint16 × 3`): the values that will become 0 and 255."""
+    blank: list[str]
+    """Images whose pixels are all the same."""
+    duplicates: list[list[str]]
+    """Groups of images that are equal byte for byte."""
+    small: list[str]
+    """Images with a side under 32 pixels."""
+    long: list[str]
+    """Images more than four times as long as wide, or the other way round."""
+    notes: dict[str, int] = field(default_factory=dict[str, int])
+    """How many images needed what, such as transparency put on white."""
+
+    @property
+    def surplus(self) -> int:
+        """How many images would have to go for no two to be equal."""
+        return sum(len(group) - 1 for group in self.duplicates)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as plain JSON values."""
+        return {
+            "source": self.source,
+            "total": self.total,
+            "readable": self.readable,
+            "broken": [{"name": name, "reason": reason} for name, reason in self.broken],
+            "ignored": self.ignored,
+            "formats": self.formats,
+            "depths": self.depths,
+            "channels": {str(c): n for c, n in self.channels.items()},
+            "heights": dict(zip(("min", "median", "max"), self.heights, strict=True)),
+            "widths": dict(zip(("min", "median", "max"), self.widths, strict=True)),
+            "ranges": {depth: list(pair) for depth, pair in self.ranges.items()},
+            "scaling": {
+                kind: {"low": list(r.low), "high": list(r.high), "share_clipped": r.share_clipped}
+                for kind, r in self.scaling.items()
+            },
+            "blank": self.blank,
+            "duplicates": self.duplicates,
+            "small": self.small,
+            "long": self.long,
+            "notes": self.notes,
+            "sentences": self.sentences(),
+        }
+
+    def table(self) -> Table:
+        """Counts, as a table for the terminal."""
+        from unlabeled.data.findings import table
+
+        return table(self)
+
+    def sentences(self) -> list[str]:
+        """Findings in plain words, what matters most first; at least one."""
+        from unlabeled.data.findings import sentences
+
+        return sentences(self)
+
+
+def check(source: Source, *, progress: Callable[[int, int], None] | None = None, workers: int = 0) -> Doctor:
+    """Read and decode every image once.
+
+    progress: called with (done, total) after each image, in the calling thread.
+    workers: threads; 0 means as many as there are processors, at most eight.
+    """
+    threads = workers or min(8, os.cpu_count() or 1)
+    findings: list[Finding] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for finding in _in_order(pool, source, 4 * threads):
+            findings.append(finding)
+            if progress:
+                progress(len(findings), len(source))
+    return _summary(source, findings)
+
+
+def _in_order(pool: ThreadPoolExecutor, source: Source, ahead: int) -> Iterator[Finding]:
+    """Findings in the order of the source, with a bounded number under way so that memory stays bounded too."""
+    # One image in so many leaves pixels for the range of values: enough for percentiles, whatever the size of the set.
+    sampled_every = max(1, len(source) // 2000)
+    pending: deque[Future[Finding]] = deque()
+    for index in range(len(source)):
+        pending.append(pool.submit(_look_at, source, index, index % sampled_every == 0))
+        if len(pending) >= ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _look_at(source: Source, index: int, keep_sample: bool) -> Finding:
+    name = source.names[index]
+    try:
+        content = source.read(index)
+        decoded = examine(content, name)
+    except Undecodable as error:
+        return Finding(name, error.reason)
+    pixels = decoded.pixels
+    flat = np.ascontiguousarray(content) if isinstance(content, np.ndarray) else content
+    height, width, channels = pixels.shape
+    wants_sample = keep_sample and pixels.dtype != np.uint8
+    # Per channel: a picture of one colour is blank though its three channels differ.
+    spread = np.ptp(pixels.reshape(-1, channels), axis=0)
+    blank = ("blank",) if not spread.any() else ()
+    return Finding(
+        name,
+        "",
+        decoded.format,
+        pixels.dtype.name,
+        height,
+        width,
+        channels,
+        float(pixels.min()),
+        float(pixels.max()),
+        hashlib.blake2b(memoryview(flat).cast("B"), digest_size=16).digest(),
+        (*blank, *(_general(note) for note in decoded.notes)),
+        sample_pixels(pixels, 1024).copy() if wants_sample else None,
+    )
+
+
+def _general(note: str) -> str:
+    """A note without its numbers, so that equal ones can be counted."""
+    if note.startswith("the first of"):
+        return "only the first of several frames is used"
+    return "values that are NaN or infinite are replaced by the smallest finite value" if "NaN" in note else note
+
+
+def _summary(source: Source, findings: list[Finding]) -> Doctor:
+    good = [f for f in findings if not f.reason]
+    groups: dict[bytes, list[str]] = {}
+    for finding in good:
+        groups.setdefault(finding.digest, []).append(finding.name)
+    notes = Counter(note for f in good for note in f.notes if note != "blank")
+    return Doctor(
+        source=source.describe(),
+        total=len(findings) + len(source.skipped),
+        readable=len(good),
+        broken=sorted([*source.skipped, *((f.name, f.reason) for f in findings if f.reason)]),
+        ignored=dict(source.ignored.most_common()),
+        formats=dict(Counter(f.format for f in good).most_common()),
+        depths=dict(Counter(f.depth for f in good).most_common()),
+        channels=dict(Counter(f.channels for f in good).most_common()),
+        heights=_spread([f.height for f in good]),
+        widths=_spread([f.width for f in good]),
+        ranges={
+            depth: (min(f.low for f in good if f.depth == depth), max(f.high for f in good if f.depth == depth))
+            for depth in sorted({f.depth for f in good})
+        },
+        scaling=_scaling(good),
+        blank=[f.name for f in good if "blank" in f.notes],
+        duplicates=[group for group in groups.values() if len(group) > 1],
+        small=[f.name for f in good if min(f.height, f.width) < _SMALL_SIDE],
+        long=[f.name for f in good if max(f.height, f.width) > _LONG_RATIO * min(f.height, f.width)],
+        notes=dict(notes.most_common()),
+    )
+
+
+def _spread(values: list[int]) -> tuple[int, int, int]:
+    return (min(values), int(np.median(values)), max(values)) if values else (0, 0, 0)
+
+
+def _scaling(good: list[Finding]) -> dict[str, ValueRange]:
+    samples: dict[str, list[np.ndarray]] = {}
+    for finding in good:
+        if finding.sample is not None:
+            samples.setdefault(f"{finding.depth} × {finding.channels}", []).append(finding.sample[None])
+    return {kind: value_range(images) for kind, images in sorted(samples.items())}

@@ -1,0 +1,136 @@
+"""The data doctor's findings as a table and in plain words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from unlabeled.data.source import endings_found
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from unlabeled.data.doctor import Doctor
+
+_EXAMPLES = 3
+_DEPTHS = {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}
+_CHANNELS = {1: "grey", 3: "RGB"}
+
+
+def table(doctor: Doctor) -> Table:
+    """Counts, as a table for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = {
+        "images": f"{doctor.total:,}",
+        "readable": f"{doctor.readable:,}",
+        "unreadable": f"{len(doctor.broken):,}",
+        "format": _counted(doctor.formats),
+        "bit depth": _counted({_DEPTHS.get(depth, depth): n for depth, n in doctor.depths.items()}),
+        "channels": _counted({_channels(c): n for c, n in doctor.channels.items()}),
+        "height": _three(doctor.heights),
+        "width": _three(doctor.widths),
+        "values": "; ".join(
+            f"{_DEPTHS[d]}: {_value(low)} to {_value(high)}" for d, (low, high) in doctor.ranges.items()
+        ),
+        "blank": f"{len(doctor.blank):,}",
+        "exact duplicates": f"{doctor.surplus:,}",
+        "other files": f"{sum(doctor.ignored.values()):,}",
+    }
+    result = Table(title=Text(doctor.source), show_header=False, title_justify="left")
+    result.add_column(no_wrap=True)
+    result.add_column(overflow="fold")
+    for key, value in rows.items():
+        # As Text: names of files and formats must never be taken for markup.
+        result.add_row(key, Text(value or "–"))
+    return result
+
+
+def sentences(doctor: Doctor) -> list[str]:
+    """Findings in plain words, what matters most first; at least one."""
+    result: list[str] = []
+    if not doctor.readable:
+        result.append("No image can be read, so there is nothing to train on.")
+    if doctor.broken:
+        result.append(_broken(doctor))
+    result.extend(_channels_and_depths(doctor))
+    if doctor.duplicates:
+        result.append(
+            f"{doctor.surplus:,} of {doctor.readable:,} images are exact duplicates of others "
+            f"({len(doctor.duplicates):,} groups, for example {_some(doctor.duplicates[0])}): "
+            "they count more than once in training and make evaluations look better than they are."
+        )
+    if doctor.blank:
+        result.append(
+            f"{len(doctor.blank):,} images are blank, every pixel the same ({_some(doctor.blank)}): consider removing them."
+        )
+    if doctor.small:
+        result.append(f"{len(doctor.small):,} images have a side under 32 pixels ({_some(doctor.small)}).")
+    if doctor.long:
+        result.append(
+            f"{len(doctor.long):,} images are more than four times as long as they are wide ({_some(doctor.long)}): "
+            "only their middle is used."
+        )
+    result.extend(f"In {n:,} images, {note}." for note, n in doctor.notes.items())
+    if doctor.ignored:
+        files = sum(doctor.ignored.values())
+        result.append(f"{files:,} files are passed over by their endings: {endings_found(Counter(doctor.ignored))}.")
+    if not result:
+        result.append(f"All {doctor.readable:,} images can be read, and nothing stands out.")
+    return result
+
+
+def _broken(doctor: Doctor) -> str:
+    reasons = Counter(reason.split(":")[0] for _, reason in doctor.broken)
+    shown = "; ".join(f"{n:,}: {reason}" for reason, n in reasons.most_common(_EXAMPLES))
+    more = f"; {len(reasons) - _EXAMPLES} more reasons" if len(reasons) > _EXAMPLES else ""
+    return f"{len(doctor.broken):,} of {doctor.total:,} images cannot be used and will be skipped ({shown}{more})."
+
+
+def _channels_and_depths(doctor: Doctor) -> list[str]:
+    result: list[str] = []
+    if len(doctor.channels) > 1:
+        what = "mixed channels: " + _counted({_channels(c): n for c, n in doctor.channels.items()})
+        can_mix = set(doctor.channels) == {1, 3}
+        remedy = (
+            "grey ones will be repeated to RGB"
+            if can_mix
+            else "only those of the most frequent kind can be trained together"
+        )
+        result.append(f"The images have {what}; {remedy}.")
+    if len(doctor.depths) > 1:
+        depths = _counted({_DEPTHS.get(depth, depth): n for depth, n in doctor.depths.items()})
+        result.append(f"The images have mixed bit depths: {depths}; their brightness may not compare.")
+    for kind, scale in doctor.scaling.items():
+        depth = kind.split(" × ")[0]
+        low, high = doctor.ranges[depth]
+        to = ", ".join(f"{_value(a)}..{_value(b)}" for a, b in list(zip(scale.low, scale.high, strict=True))[:8])
+        name = "16-bit" if depth == "uint16" else "Floating-point"
+        result.append(
+            f"{name} images: values {_value(low)}..{_value(high)}, will be scaled to 8 bits from {to} "
+            f"({100 * scale.share_clipped:.2f} % of the values lie outside and are clipped)."
+        )
+    return result
+
+
+def _channels(count: int) -> str:
+    return _CHANNELS.get(count, f"{count} channels")
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n:,} {what}" for what, n in counts.items())
+
+
+def _three(values: tuple[int, int, int]) -> str:
+    low, median, high = values
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}, median {median:,}"
+
+
+def _value(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_EXAMPLES])
+    return f"{shown}, …" if len(names) > _EXAMPLES else shown

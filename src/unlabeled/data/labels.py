@@ -1,0 +1,206 @@
+"""Labels of a source's images, which training never needs: only evaluation and analysis read them.
+
+Shapes: ids [N] int64, −1 for an image without a label.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import numpy as np
+
+from unlabeled.data.arrays import load_npz
+from unlabeled.data.decode import DECODER_ERRORS
+from unlabeled.data.manifests import Table, path_column, read_table
+from unlabeled.data.source import Source
+from unlabeled.data.sources import split_key
+from unlabeled.errors import DataError
+
+LABEL_COLUMNS: Final = ("label", "class", "target", "category", "class_name", "y")
+"""Names a column of labels may have, in the order of preference; upper and lower case are the same."""
+
+_NONE: Final = frozenset({"", "nan", "none", "null", "n/a"})
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One class for each image."""
+
+    ids: np.ndarray
+    """[N] int64, position in `class_names`; −1 = none."""
+    class_names: list[str]
+
+    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Labels:
+        """Labels of some images; the classes stay."""
+        return Labels(self.ids[np.asarray(indices)], self.class_names)
+
+    def aligned_to(self, class_names: Sequence[str]) -> Labels:
+        """The same labels with the ids of another list of classes, as a test set needs those of its training set.
+
+        Raises DataError if a class in use is not in that list.
+        """
+        position = {name: k for k, name in enumerate(class_names)}
+        used = {self.class_names[k] for k in np.unique(self.ids[self.ids >= 0])}
+        if unknown := sorted(used - position.keys()):
+            raise DataError(
+                f"{len(unknown)} classes are not among the {len(position)} known ones, for example '{unknown[0]}': "
+                "both sets of images need the same class names."
+            )
+        table = np.array([*(position.get(name, -1) for name in self.class_names), -1], np.int64)
+        return Labels(table[self.ids], list(class_names))
+
+
+def read_labels(source: Source, spec: str) -> Labels:
+    """Labels of every image of `source`.
+
+    spec: `folder` (the first level of folders that differs: class folders); a CSV, TSV or Parquet file with a column of
+    paths and one of labels (`file.csv:column` names it); a column of the table the images came from; or a `.npy` or `.npz`
+    array with one label for each row of the source.
+    Raises DataError.
+    """
+    if spec == "folder":
+        return _from_folders(source)
+    column = source.column(spec)
+    if column is not None:
+        return _labels(column)
+    path, key = split_key(spec)
+    if not path.is_file():
+        raise DataError(
+            f"labels '{spec}' are neither 'folder' nor a file that exists"
+            + (f" nor a column of {source.path}." if source.kind == "table" else ": give 'folder' or a CSV file.")
+        )
+    if path.suffix.lower() in {".npy", ".npz"}:
+        return _from_array(source, path, key)
+    return _from_table(source, path, key)
+
+
+def _labels(values: Sequence[str]) -> Labels:
+    texts = [value.strip() for value in values]
+    known = {text for text in texts if text.lower() not in _NONE}
+    numbers = {text: _number(text) for text in known}
+    if all(number is not None for number in numbers.values()):
+        # Numbers sort as numbers, and negative ones mean "no label", as they do everywhere in this package.
+        names = sorted(
+            (text for text in known if (numbers[text] or 0) >= 0), key=lambda text: (numbers[text] or 0, text)
+        )
+    else:
+        names = sorted(known)
+    if not names:
+        raise DataError("no image has a label: every value is empty.")
+    position = {name: k for k, name in enumerate(names)}
+    return Labels(np.array([position.get(text, -1) for text in texts], np.int64), names)
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def _from_folders(source: Source) -> Labels:
+    folders = [PurePosixPath(name).parts[:-1] for name in source.names]
+    deepest = max(map(len, folders), default=0)
+    for level in range(deepest):
+        found = {parts[level] for parts in folders if len(parts) > level}
+        if len(found) > 1:
+            return _labels([parts[level] if len(parts) > level else "" for parts in folders])
+    where = f"all in one folder, {'/'.join(folders[0])}" if deepest else "in no folders"
+    raise DataError(
+        f"labels 'folder' need one folder for each class, but the {len(source):,} images of {source.path} are {where}: "
+        "put each class into its own folder, or give a CSV file with the columns path and label."
+    )
+
+
+def _from_array(source: Source, path: Path, key: str) -> Labels:
+    try:
+        if path.suffix.lower() == ".npz":
+            array = load_npz(path, key, lambda shape: shape == (source.rows_listed,))
+        else:
+            array = np.load(path, allow_pickle=False)
+    except DECODER_ERRORS as error:
+        raise DataError(f"{path} cannot be read as a NumPy array: {error}.") from error
+    if array.shape != (source.rows_listed,):
+        raise DataError(
+            f"{path} has the shape {array.shape}, but {source.path} has {source.rows_listed:,} rows: one label each is needed."
+        )
+    values = array[[source.listed_row(i) for i in range(len(source))]]
+    if values.dtype.kind == "f" and (values == np.rint(values)).all():
+        values = values.astype(np.int64)
+    if values.dtype.kind not in "iubU":
+        raise DataError(f"{path} holds values of the type {array.dtype}; labels are integers or text.")
+    return _labels([str(value) for value in values.tolist()])
+
+
+def _from_table(source: Source, path: Path, key: str) -> Labels:
+    table = read_table(path)
+    paths = table[path_column(path, table)]
+    column = _label_column(path, table, key)
+    label_of = dict(zip(paths, table[column], strict=True))
+    best: list[str | None] = []
+    for keys_of_rows, key_of_image in _matchings(source, path):
+        rows = keys_of_rows(paths)
+        if rows is None:
+            continue
+        found = [rows.get(key_of_image(i)) for i in range(len(source))]
+        if sum(f is not None for f in found) > sum(b is not None for b in best):
+            best = [None if f is None else label_of[f] for f in found]
+        if best and None not in best:
+            break
+    if not any(best):
+        raise DataError(
+            f"no image of {source.path} is in {path}: the images have names like '{source.names[0]}', "
+            f"the table like '{paths[0] if paths else ''}'; write the paths relative to one of the two."
+        )
+    return _labels([value or "" for value in best])
+
+
+_Rows = Callable[[Sequence[str]], "dict[str, str] | None"]
+
+
+def _matchings(source: Source, path: Path) -> list[tuple[_Rows, Callable[[int], str]]]:
+    """Ways to find an image in a table, the surest first: by name, by the file itself, by the file's own name if unique."""
+    folder = str(path.absolute().parent)
+
+    def by_name(paths: Sequence[str]) -> dict[str, str]:
+        return {os.path.normpath(p).replace(os.sep, "/"): p for p in paths}
+
+    def by_file(paths: Sequence[str]) -> dict[str, str]:
+        return {os.path.normpath(f"{folder}/{p}" if not p.startswith("/") else p): p for p in paths}
+
+    def by_last_part(paths: Sequence[str]) -> dict[str, str] | None:
+        last = {PurePosixPath(p).name: p for p in paths}
+        unique = len(last) == len(paths) and len({PurePosixPath(n).name for n in source.names}) == len(source)
+        return last if unique else None
+
+    def file_of(index: int) -> str:
+        location = source.location(index)
+        return os.path.normpath(location.absolute()) if location else ""
+
+    return [
+        (by_name, source.names.__getitem__),
+        (by_file, file_of),
+        (by_last_part, lambda index: PurePosixPath(source.names[index]).name),
+    ]
+
+
+def _label_column(path: Path, table: Table, key: str) -> str:
+    if key:
+        if key in table:
+            return key
+        raise DataError(f"{path} has no column '{key}': it has {', '.join(table)}.")
+    by_lower = {name.lower().strip(): name for name in reversed(list(table))}
+    for wanted in LABEL_COLUMNS:
+        if wanted in by_lower:
+            return by_lower[wanted]
+    others = [name for name in table if name != path_column(path, table)]
+    if len(others) == 1:
+        return others[0]
+    raise DataError(
+        f"{path} has the columns {', '.join(table)}, but none named {', '.join(LABEL_COLUMNS[:4])}: "
+        f"name the column of labels, for example {path.name}:{others[0] if others else 'label'}."
+    )
