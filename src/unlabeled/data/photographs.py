@@ -2,8 +2,8 @@
 
 Each source photograph is one class, and the class serves for scoring only. Training crops come from the left 60 % of
 a photograph and test crops from its right 38 %, with a strip of 2 % between them that nobody sees, so that a test crop
-shares no pixel with a training crop. Nothing is downloaded: files are read by name from the installed packages' folders,
-and neither package is imported, so scikit-image's own downloader (pooch) is never asked.
+shares no pixel with a training crop. Nothing is downloaded: files are read by name from the folders of the installed
+packages, and neither package is imported, so scikit-image's own downloader (pooch) is never asked.
 
 What the packages say about the pictures. Dedicated to the public domain (CC0, or "no known copyright restrictions"):
 astronaut, hubble_deep_field (NASA), brick, grass, gravel, camera (Lav Varshney), cell (Müller et al. 2018), chelsea
@@ -96,9 +96,7 @@ def photograph_files() -> list[Path]:
         for name in names:
             path = root / folder / name
             if not path.is_file():
-                raise DataError(
-                    f"{package} should hold {folder}/{name} and does not; reinstall that package."
-                )
+                raise DataError(f"{package} should hold {folder}/{name} and does not; reinstall that package.")
             files.append(path)
     return sorted(files, key=lambda path: path.stem)
 

@@ -1,0 +1,74 @@
+"""What a report says, as plain values: numbers, names and thumbnails, nothing of HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from unlabeled.health import Verdict
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One cluster of the gallery: its number, how many images it has and some of them, most typical first.
+
+    `thumbnails` are uint8 H×W or H×W×C of any size, `names` their file names in the same order (may be empty), and
+    `tightness` the mean distance of the cluster's images to its centre, smaller is tighter (None if not known).
+    """
+
+    id: int
+    size: int
+    thumbnails: Sequence[np.ndarray]
+    names: Sequence[str] = ()
+    tightness: float | None = None
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """A sample image and the images nearest to it, nearest first, with their cosine similarities and names."""
+
+    query: np.ndarray
+    query_name: str
+    thumbnails: Sequence[np.ndarray]
+    similarities: Sequence[float]
+    names: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """Everything a report says. Only `title` and `verdict` are needed; what is empty is left out of the page."""
+
+    title: str
+    """Name of the run."""
+    verdict: Verdict
+    """From `health.diagnose`."""
+    subtitle: str = ""
+    """One line under the name: when, where, which data."""
+    run: Mapping[str, Mapping[str, Value]] = field(default_factory=dict[str, Mapping[str, Value]])
+    """Run facts: section (data, method, network, time, versions …) → fact → value."""
+    history: Sequence[Mapping[str, Any]] = ()
+    """Records of `metrics.jsonl`. Read are epoch, loss, chance_loss, nmi_previous, moved_share, size_entropy (of 1),
+    empty_clusters, largest_share, effective_rank and knn; records from inside an epoch, with `step`, are left out."""
+    cluster_sizes: Sequence[int] = ()
+    """Images in every cluster, empty ones too; taken from `clusters` if empty."""
+    clusters: Sequence[Cluster] = ()
+    neighbours: Sequence[Neighbours] = ()
+    num_images: int | None = None
+    """Images trained on; the sum of the cluster sizes where not given."""
+    skipped: Sequence[tuple[str, str]] = ()
+    """Files that could not be read: (name, reason)."""
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Fractions to compare, in this order, the run's own last: {"raw pixels": .34, "untrained network": .57, …}."""
+    score_name: str = "kNN accuracy"
+    next_steps: Sequence[str] = ()
+    """What to try next, one sentence each."""
+    commands: Sequence[tuple[str, str]] = ()
+    """Command lines to go on with: (command, what it does)."""
+    generator: str = "unlabeled"
+    """Who made the page, for its last line: name and version."""

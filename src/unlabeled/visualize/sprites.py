@@ -1,0 +1,105 @@
+"""Thumbnails packed into sprite sheets, so that a page with a thousand pictures holds a handful of images.
+
+A sheet is a grid of square tiles. Every tile repeats its outermost pixels once all around, because a browser that
+scales a sheet blends across the border of a tile; without the margin a thumbnail would show a line of its neighbour.
+Positions are percentages of CSS `background-position`, which makes a tile fill an element of any size.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, features
+
+from unlabeled.errors import DataError
+
+MARGIN = 1
+LARGEST_SIDE = 64
+SMALLEST_SIDE = 16
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One encoded sheet: its `data:` address and its size, in per cent of the size of one tile."""
+
+    uri: str
+    width_percent: float
+    height_percent: float
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Where one thumbnail is: the number of its sheet and its CSS `background-position`, per cent."""
+
+    sheet: int
+    x: float
+    y: float
+
+
+def pack(thumbnails: Sequence[np.ndarray], *, columns: int = 24, quality: int = 78) -> tuple[list[Sheet], list[Tile]]:
+    """Pack thumbnails (uint8, H×W or H×W×C, any sizes) into sheets of at most columns × columns tiles, in order.
+
+    A tile shows the central square. One channel is shown grey, of three or more the first three are taken for red,
+    green and blue. Tiles are as large as the largest thumbnail needs, 16 to 64 pixels. Encoded as WebP, or as JPEG
+    where Pillow was built without it. Raises DataError for anything that is not a uint8 picture.
+    """
+    if not thumbnails:
+        return [], []
+    largest = max(min(_checked(thumbnail).shape[:2]) for thumbnail in thumbnails)
+    side = min(max(largest, SMALLEST_SIDE), LARGEST_SIDE)
+    pitch = side + 2 * MARGIN
+    sheets: list[Sheet] = []
+    tiles: list[Tile] = []
+    for start in range(0, len(thumbnails), columns * columns):
+        part = thumbnails[start : start + columns * columns]
+        across = min(columns, len(part))
+        down = -(-len(part) // across)
+        canvas = np.full((down * pitch, across * pitch, 3), 128, dtype=np.uint8)
+        for i, thumbnail in enumerate(part):
+            row, column = divmod(i, across)
+            top, left = row * pitch, column * pitch
+            tile = np.pad(square(thumbnail, side), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
+            canvas[top : top + pitch, left : left + pitch] = tile
+            # CSS aligns the point at p % of the picture with the point at p % of the element.
+            x = 100 * (left + MARGIN) / (across * pitch - side)
+            y = 100 * (top + MARGIN) / (down * pitch - side)
+            tiles.append(Tile(len(sheets), round(x, 3), round(y, 3)))
+        sheets.append(Sheet(encode(canvas, quality), 100 * across * pitch / side, 100 * down * pitch / side))
+    return sheets, tiles
+
+
+def square(thumbnail: np.ndarray, side: int) -> np.ndarray:
+    """The central square of a picture as uint8 [side, side, 3], resized with antialiasing."""
+    pixels = _checked(thumbnail)
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    pixels = pixels[top : top + short, left : left + short]
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    pixels = pixels[:, :, :3] if pixels.shape[2] >= 3 else np.repeat(pixels[:, :, :1], 3, axis=2)
+    if short == side:
+        return pixels
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def encode(pixels: np.ndarray, quality: int = 78) -> str:
+    """A uint8 [H, W, 3] picture as a `data:` address; the same pixels give the same address."""
+    kind = "webp" if features.check("webp") else "jpeg"
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, quality=quality)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _checked(thumbnail: np.ndarray) -> np.ndarray:
+    if thumbnail.dtype != np.uint8 or thumbnail.ndim not in (2, 3) or 0 in thumbnail.shape:
+        raise DataError(
+            f"a thumbnail must be a uint8 array H×W or H×W×C, got {thumbnail.dtype} with shape {thumbnail.shape}; "
+            "scale it to 0..255 first."
+        )
+    return thumbnail
