@@ -14,15 +14,19 @@ import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unlabeled.errors import RunError
 from unlabeled.visualize import curves, sprites
 from unlabeled.visualize.facts import Cluster, Neighbours, ReportFacts, Value
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 __all__ = ["Cluster", "Neighbours", "ReportFacts", "render", "write_report"]
 
@@ -69,23 +73,9 @@ def write_report(path: Path, facts: ReportFacts) -> None:
 
 def render(facts: ReportFacts) -> str:
     """The whole page as text; equal facts give equal text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("unlabeled.visualize", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {
-        "name": printable,
-        "path": _path,
-        "prose": _prose,
-        "value": _value_text,
-        "count": _count_text,
-    }
+    environment = _environment()
     folder = resources.files("unlabeled.visualize") / "templates"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     clusters, pictures = _gallery(facts.clusters)
@@ -118,6 +108,28 @@ def render(facts: ReportFacts) -> str:
         # Exactly the text between the tags: a browser runs nothing else.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
+
+
+@cache
+def _environment() -> Environment:
+    """The template engine; compiling the template costs more than filling it."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("unlabeled.visualize", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "name": printable,
+        "path": _path,
+        "prose": _prose,
+        "value": _value_text,
+        "count": _count_text,
+    }
+    return environment
 
 
 def printable(name: str) -> str:
