@@ -332,7 +332,7 @@ def _reason(error: BaseException, content: bytes) -> str:
     if re.search(r"truncated|cut|short|end of file|not enough|incomplete|broken data stream", message, re.IGNORECASE):
         return "the file is cut short"
     detail = f": {message[:120]}" if message and message != "cannot load this image" else ""
-    return f"it is a damaged {kind if kind in IMAGE_KINDS else 'image'}{detail}"
+    return f"it is a damaged {f'{kind} image' if kind in IMAGE_KINDS else 'image'}{detail}"
 
 
 IMAGE_KINDS: Final = frozenset(

@@ -159,7 +159,7 @@ def _look_at(source: Source, index: int, keep_sample: bool) -> Finding:
     except Undecodable as error:
         return Finding(name, error.reason)
     pixels = decoded.pixels
-    flat = np.ascontiguousarray(content) if isinstance(content, np.ndarray) else content
+    encoded = content.tobytes() if isinstance(content, np.ndarray) else content
     height, width, channels = pixels.shape
     wants_sample = keep_sample and pixels.dtype != np.uint8
     # Per channel: a picture of one colour is blank though its three channels differ.
@@ -175,7 +175,7 @@ def _look_at(source: Source, index: int, keep_sample: bool) -> Finding:
         channels,
         float(pixels.min()),
         float(pixels.max()),
-        hashlib.blake2b(memoryview(flat).cast("B"), digest_size=16).digest(),
+        hashlib.blake2b(encoded, digest_size=16).digest(),
         (*blank, *(_general(note) for note in decoded.notes)),
         sample_pixels(pixels, 1024).copy() if wants_sample else None,
     )

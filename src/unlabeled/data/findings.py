@@ -56,28 +56,35 @@ def sentences(doctor: Doctor) -> list[str]:
         result.append(_broken(doctor))
     result.extend(_channels_and_depths(doctor))
     if doctor.duplicates:
+        twice = "is an exact duplicate of another" if doctor.surplus == 1 else "are exact duplicates of others"
+        groups = f"{len(doctor.duplicates):,} group{'s' * (len(doctor.duplicates) > 1)}"
         result.append(
-            f"{doctor.surplus:,} of {doctor.readable:,} images are exact duplicates of others "
-            f"({len(doctor.duplicates):,} groups, for example {_some(doctor.duplicates[0])}): "
-            "they count more than once in training and make evaluations look better than they are."
+            f"{doctor.surplus:,} of {_images(doctor.readable)} {twice} ({groups}, for example "
+            f"{_some(doctor.duplicates[0])}): they count more than once in training and flatter evaluations."
         )
-    if doctor.blank:
-        result.append(
-            f"{len(doctor.blank):,} images are blank, every pixel the same ({_some(doctor.blank)}): consider removing them."
-        )
-    if doctor.small:
-        result.append(f"{len(doctor.small):,} images have a side under 32 pixels ({_some(doctor.small)}).")
-    if doctor.long:
-        result.append(
-            f"{len(doctor.long):,} images are more than four times as long as they are wide ({_some(doctor.long)}): "
-            "only their middle is used."
-        )
-    result.extend(f"In {n:,} images, {note}." for note, n in doctor.notes.items())
+    result.extend(_pictures(doctor))
+    result.extend(f"In {_images(n)}, {note}." for note, n in doctor.notes.items())
     if doctor.ignored:
         files = sum(doctor.ignored.values())
-        result.append(f"{files:,} files are passed over by their endings: {endings_found(Counter(doctor.ignored))}.")
+        result.append(
+            f"{files:,} other file{'s' * (files != 1)} passed over by the ending: {endings_found(Counter(doctor.ignored))}."
+        )
     if not result:
         result.append(f"All {doctor.readable:,} images can be read, and nothing stands out.")
+    return result
+
+
+def _pictures(doctor: Doctor) -> list[str]:
+    """What is odd about single pictures."""
+    result: list[str] = []
+    for names, what in (
+        (doctor.blank, "blank, every pixel the same: consider removing {them}"),
+        (doctor.small, "smaller than 32 pixels on a side"),
+        (doctor.long, "more than four times as long as wide: only the middle is used"),
+    ):
+        if names:
+            be, them = ("is", "it") if len(names) == 1 else ("are", "them")
+            result.append(f"{_images(len(names))} {be} {what.format(them=them)} ({_some(names)}).")
     return result
 
 
@@ -85,7 +92,7 @@ def _broken(doctor: Doctor) -> str:
     reasons = Counter(reason.split(":")[0] for _, reason in doctor.broken)
     shown = "; ".join(f"{n:,}: {reason}" for reason, n in reasons.most_common(_EXAMPLES))
     more = f"; {len(reasons) - _EXAMPLES} more reasons" if len(reasons) > _EXAMPLES else ""
-    return f"{len(doctor.broken):,} of {doctor.total:,} images cannot be used and will be skipped ({shown}{more})."
+    return f"{len(doctor.broken):,} of {_images(doctor.total)} cannot be used and will be skipped ({shown}{more})."
 
 
 def _channels_and_depths(doctor: Doctor) -> list[str]:
@@ -93,11 +100,8 @@ def _channels_and_depths(doctor: Doctor) -> list[str]:
     if len(doctor.channels) > 1:
         what = "mixed channels: " + _counted({_channels(c): n for c, n in doctor.channels.items()})
         can_mix = set(doctor.channels) == {1, 3}
-        remedy = (
-            "grey ones will be repeated to RGB"
-            if can_mix
-            else "only those of the most frequent kind can be trained together"
-        )
+        most_only = "only those of the most frequent kind can be trained together"
+        remedy = "grey ones will be repeated to RGB" if can_mix else most_only
         result.append(f"The images have {what}; {remedy}.")
     if len(doctor.depths) > 1:
         depths = _counted({_DEPTHS.get(depth, depth): n for depth, n in doctor.depths.items()})
@@ -112,6 +116,10 @@ def _channels_and_depths(doctor: Doctor) -> list[str]:
             f"({100 * scale.share_clipped:.2f} % of the values lie outside and are clipped)."
         )
     return result
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def _channels(count: int) -> str:

@@ -84,9 +84,8 @@ def _labels(values: Sequence[str]) -> Labels:
     numbers = {text: _number(text) for text in known}
     if all(number is not None for number in numbers.values()):
         # Numbers sort as numbers, and negative ones mean "no label", as they do everywhere in this package.
-        names = sorted(
-            (text for text in known if (numbers[text] or 0) >= 0), key=lambda text: (numbers[text] or 0, text)
-        )
+        usable = [text for text in known if (numbers[text] or 0) >= 0]
+        names = sorted(usable, key=lambda text: (numbers[text] or 0, text))
     else:
         names = sorted(known)
     if not names:
@@ -126,7 +125,8 @@ def _from_array(source: Source, path: Path, key: str) -> Labels:
         raise DataError(f"{path} cannot be read as a NumPy array: {error}.") from error
     if array.shape != (source.rows_listed,):
         raise DataError(
-            f"{path} has the shape {array.shape}, but {source.path} has {source.rows_listed:,} rows: one label each is needed."
+            f"{path} has the shape {array.shape}, but {source.path} has {source.rows_listed:,} rows: "
+            "one label for each is needed."
         )
     values = array[[source.listed_row(i) for i in range(len(source))]]
     if values.dtype.kind == "f" and (values == np.rint(values)).all():
@@ -163,7 +163,7 @@ _Rows = Callable[[Sequence[str]], "dict[str, str] | None"]
 
 
 def _matchings(source: Source, path: Path) -> list[tuple[_Rows, Callable[[int], str]]]:
-    """Ways to find an image in a table, the surest first: by name, by the file itself, by the file's own name if unique."""
+    """Ways to find an image in a table, the surest first: its name, the file itself, the last part of it if unique."""
     folder = str(path.absolute().parent)
 
     def by_name(paths: Sequence[str]) -> dict[str, str]:
