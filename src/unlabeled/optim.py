@@ -154,24 +154,18 @@ class Optimizer:
 
 
 class DampedSGD(torch.optim.Optimizer):
-    """NAT's transfer optimiser (spec O07): buffer = m·buffer + (1 − m)·gradient; weights ×(1 − decay), then − lr·buffer.
+    """NAT's transfer optimiser (O07): buffer = m·buffer + (1 − m)·gradient; weights ×(1 − decay), then − lr·buffer.
 
     `decay` is independent of `lr` and acts on tensors of two or more dimensions only: not on biases, not on batch
     normalisation. The buffer begins at zero.
     """
 
-    def __init__(
-        self,
-        params: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
-        lr: float,
-        momentum: float = 0.9,
-        decay: float = 1e-8,
-    ) -> None:
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.9, decay: float = 1e-8) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move every parameter that has a gradient; `closure`, if given, computes the loss first."""
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Move every parameter that has a gradient; returns what `closure` returned if one was given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
+from unlabeled.config import Config
 from unlabeled.models import build_backbone, l2_head, linear_head
 from unlabeled.models.stem import Normalize, Sobel, build_stem
+from unlabeled.optim import DampedSGD, Optimizer, inverse_decay, learning_rate, step_decay
 
 UNIT = (0.0,) * 3, (1.0,) * 3  # mean and std of an image that is normalised already
 
@@ -104,3 +107,57 @@ def test_sobel(golden: Path) -> None:
         torch.testing.assert_close(Sobel(normalize)(x), torch.from_numpy(data["deepcluster"]), atol=1e-5, rtol=0)
         nat = build_stem("sobel_nat", normalize)(x)
         torch.testing.assert_close(nat, torch.from_numpy(data["nat_nobias"]), atol=1e-5, rtol=0)
+
+
+def test_two_optimizers(golden: Path) -> None:
+    """Body with momentum over two epochs, its top layer replaced in between and trained without."""
+    data = np.load(golden / "dc_two_optimizers.npz")
+    body, relu = nn.Linear(5, 4).double(), nn.ReLU()
+    with torch.no_grad():
+        body.weight.copy_(torch.from_numpy(data["body_w0"]))
+        body.bias.copy_(torch.from_numpy(data["body_b0"]))
+    config = Config(lr=float(data["lr"]), momentum=float(data["momentum"]), weight_decay=float(data["weight_decay"]))
+    optimizer = Optimizer(body, config)
+    losses: list[float] = []
+    for epoch in range(2):
+        head = nn.Linear(4, 3).double()
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(data[f"top_init_epoch{epoch}"]))
+            head.bias.zero_()
+        optimizer.adopt(head)
+        for x, y in zip(torch.from_numpy(data["x"][epoch]), torch.from_numpy(data["y"][epoch]), strict=True):
+            loss = functional.cross_entropy(head(relu(body(x))), y)
+            losses.append(loss.item())
+            optimizer.step(loss)
+        for name, tensor in {
+            "body_w": body.weight,
+            "body_b": body.bias,
+            "top_w": head.weight,
+            "top_b": head.bias,
+        }.items():
+            np.testing.assert_allclose(tensor.detach(), data[f"{name}_epoch{epoch}"], atol=1e-9, rtol=0)
+    np.testing.assert_allclose(losses, data["loss"], atol=1e-9, rtol=0)
+
+
+def test_lr_schedules(golden: Path) -> None:
+    data = np.load(golden / "lr_schedules.npz")
+    epochs = [int(epoch) for epoch in data["epoch"]]
+    steps = [step_decay(0.03, epoch, (120, 160)) for epoch in epochs]
+    np.testing.assert_allclose(steps, data["lemniscate_imagenet"], rtol=1e-12)
+    np.testing.assert_allclose(steps, data["lemniscate_cifar"], rtol=1e-12)
+    config = Config(lr=0.03, epochs=200, schedule="steps", schedule_steps=(120, 160))
+    np.testing.assert_allclose([learning_rate(config, epoch) for epoch in epochs], steps, rtol=1e-12)
+    np.testing.assert_allclose(
+        [inverse_decay(0.1, epoch, 20, 0.3) for epoch in epochs], data["nat_transfer_epoch"], rtol=1e-12
+    )
+
+
+def test_nat_transfer_optimizer(golden: Path) -> None:
+    data = np.load(golden / "nat_transfer_optimizer.npz")
+    weight, bias = nn.Parameter(torch.from_numpy(data["w"][0])), nn.Parameter(torch.from_numpy(data["b"][0]))
+    optimizer = DampedSGD([weight, bias], float(data["lr"]), float(data["momentum"]), float(data["decay"]))
+    for step, (grad_w, grad_b) in enumerate(zip(data["grads_w"], data["grads_b"], strict=True), start=1):
+        weight.grad, bias.grad = torch.from_numpy(grad_w), torch.from_numpy(grad_b)
+        optimizer.step()
+        np.testing.assert_allclose(weight.detach(), data["w"][step], atol=1e-12, rtol=0)
+        np.testing.assert_allclose(bias.detach(), data["b"][step], atol=1e-12, rtol=0)

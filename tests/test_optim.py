@@ -1,0 +1,143 @@
+"""Optimisers and schedules against torch's own SGD and against numbers by hand."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from unlabeled.config import Config
+from unlabeled.errors import RunError
+from unlabeled.optim import DampedSGD, Optimizer, cosine_decay, inverse_decay, learning_rate, step_decay
+
+
+def network(seed: int = 0) -> tuple[nn.Sequential, nn.Linear]:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6)), nn.Linear(6, 3)
+
+
+def loss_of(body: nn.Module, head: nn.Module, step: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(step)
+    x, y = torch.randn(8, 4, generator=draw), torch.randint(3, (8,), generator=draw)
+    return functional.cross_entropy(head(functional.relu(body(x))), y)
+
+
+def test_body_and_head_are_two_sgd() -> None:
+    config = Config(lr=0.1, momentum=0.9, weight_decay=0.01, head_lr=0.3, head_momentum=0.5)
+    body, head = network()
+    body2, head2 = copy.deepcopy(body), copy.deepcopy(head)
+    optimizer = Optimizer(body, config)
+    optimizer.adopt(head)
+    one = torch.optim.SGD(body2.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    two = torch.optim.SGD(head2.parameters(), lr=0.3, momentum=0.5, weight_decay=0.01)
+    for step in range(5):
+        optimizer.step(loss_of(body, head, step))
+        loss_of(body2, head2, step).backward()
+        for reference in (one, two):
+            reference.step()
+            reference.zero_grad()
+    for ours, theirs in zip(
+        [*body.parameters(), *head.parameters()], [*body2.parameters(), *head2.parameters()], strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_new_head_starts_without_memory_and_the_same_head_keeps_its_own() -> None:
+    config = Config(head_momentum=0.9)
+    body, head = network()
+    optimizer = Optimizer(body, config)
+    optimizer.adopt(head)
+    optimizer.step(loss_of(body, head, 0))
+    before = optimizer.state_tensors()
+    optimizer.adopt(head)
+    assert optimizer.state_tensors().keys() == before.keys()
+    optimizer.adopt(nn.Linear(6, 5))
+    assert {name.split(".")[1] for name in optimizer.state_tensors() if "." in name} == {"backbone"}
+
+
+def test_accumulated_steps_are_one_step_on_their_mean_loss() -> None:
+    body, head = network()
+    body2, head2 = copy.deepcopy(body), copy.deepcopy(head)
+    accumulating, plain = Optimizer(body, Config(accumulate=3)), Optimizer(body2, Config())
+    accumulating.adopt(head)
+    plain.adopt(head2)
+    start = head.weight.detach().clone()
+    for step in range(2):
+        accumulating.step(loss_of(body, head, step))
+        assert torch.equal(head.weight, start)
+    accumulating.step(loss_of(body, head, 2))
+    plain.step(sum((loss_of(body2, head2, step) for step in range(3)), torch.tensor(0.0)) / 3)
+    torch.testing.assert_close(head.weight, head2.weight)
+    accumulating.step(loss_of(body, head, 3), last=True)
+    assert not torch.equal(head.weight, head2.weight)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_resumed_equals_uninterrupted(accumulate: int) -> None:
+    config = Config(head_momentum=0.9, accumulate=accumulate)
+
+    def run(body: nn.Module, head: nn.Module, optimizer: Optimizer, steps: range) -> None:
+        for step in steps:
+            optimizer.set_lr(0.05 / (1 + step))
+            optimizer.step(loss_of(body, head, step))
+
+    body, head = network()
+    optimizer = Optimizer(body, config)
+    optimizer.adopt(head)
+    run(body, head, optimizer, range(3))
+    stored = {name: tensor.clone() for name, tensor in optimizer.state_tensors().items()}
+    body2, head2 = copy.deepcopy(body), copy.deepcopy(head)
+    for parameter in [*body2.parameters(), *head2.parameters()]:
+        parameter.grad = None
+    resumed = Optimizer(body2, config)
+    resumed.adopt(head2)
+    resumed.load_state_tensors(stored)
+    run(body, head, optimizer, range(3, 7))
+    run(body2, head2, resumed, range(3, 7))
+    assert all(torch.equal(a, b) for a, b in zip(body.parameters(), body2.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(head.parameters(), head2.parameters(), strict=True))
+
+
+def test_state_of_another_network_is_refused() -> None:
+    body, head = network()
+    optimizer = Optimizer(body, Config())
+    optimizer.adopt(head)
+    optimizer.step(loss_of(body, head, 0))
+    stored = optimizer.state_tensors()
+    with pytest.raises(RunError, match="has shape"):
+        Optimizer(nn.Sequential(nn.Linear(4, 7)), Config()).load_state_tensors(stored)
+    with pytest.raises(RunError, match="belongs to no parameter"):
+        Optimizer(nn.Sequential(nn.Linear(4, 6)), Config()).load_state_tensors(stored)
+
+
+def test_schedules() -> None:
+    config = Config(lr=0.4, epochs=20, warmup=4.0, schedule="cosine")
+    assert learning_rate(config, 0.0) == pytest.approx(0.004)
+    assert learning_rate(config, 2.0) == pytest.approx(0.4 * 0.505)
+    assert learning_rate(config, 4.0) == pytest.approx(0.4)
+    assert learning_rate(config, 12.0) == pytest.approx(0.2)
+    assert learning_rate(config, 20.0) == pytest.approx(0.0, abs=1e-12)
+    steps = Config(lr=0.3, schedule="steps", schedule_steps=(5, 8))
+    assert [learning_rate(steps, epoch) for epoch in (0, 4.9, 5, 7.9, 8)] == pytest.approx(
+        [0.3, 0.3, 0.03, 0.03, 0.003]
+    )
+    assert learning_rate(Config(lr=0.3), 17.0) == 0.3
+    assert step_decay(1.0, 3, (1, 2), factor=0.5) == 0.25
+    assert inverse_decay(1.0, 30, 20, 0.3) == 0.25
+    assert inverse_decay(1.0, 10, 20, 0.3) == 1.0
+    assert cosine_decay(2.0, 0.5) == pytest.approx(1.0)
+
+
+def test_damped_sgd_by_hand() -> None:
+    weight, bias = nn.Parameter(torch.tensor([[2.0]])), nn.Parameter(torch.tensor([2.0]))
+    optimizer = DampedSGD([weight, bias], lr=0.5, momentum=0.75, decay=0.1)
+    for parameter in (weight, bias):
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert weight.item() == pytest.approx(2 * 0.9 - 0.5 * 0.25)
+    assert bias.item() == pytest.approx(2 - 0.5 * 0.25)
+    optimizer.step()
+    assert bias.item() == pytest.approx(2 - 0.5 * 0.25 - 0.5 * 0.4375)
