@@ -10,6 +10,7 @@ import stat
 import tarfile
 import tempfile
 import threading
+import weakref
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,7 @@ class TarSource(_ArchiveSource):
         self._is_plain = _is_plain_tar(path)
         # Open for as long as the source lives: every read goes through it.
         self._content: IO[bytes] = path.open("rb") if self._is_plain else tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self._content.close)
         self._lock = threading.Lock()
         end = path.stat().st_size if self._is_plain else UNPACKED_LIMIT
         members: list[tuple[str, int, int]] = []

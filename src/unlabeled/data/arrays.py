@@ -70,7 +70,8 @@ def _load_npy(path: Path) -> np.ndarray:
 def load_npz(path: Path, key: str, wanted: Callable[[tuple[int, ...]], bool]) -> np.ndarray:
     """The array `key`, or the only one whose shape is `wanted`. Raises DataError that lists the arrays there are."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because NumPy leaves a damaged archive open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             shapes = _shapes(path)
             if key and key not in shapes:
                 raise DataError(f"{path} has no array '{key}': it has {_listed(shapes)}.")

@@ -67,7 +67,8 @@ def sentences(doctor: Doctor) -> list[str]:
     if doctor.ignored:
         files = sum(doctor.ignored.values())
         result.append(
-            f"{files:,} other file{'s' * (files != 1)} passed over by the ending: {endings_found(Counter(doctor.ignored))}."
+            f"{files:,} other file{'s' * (files != 1)} passed over by the ending: "
+            f"{endings_found(Counter(doctor.ignored))}."
         )
     if not result:
         result.append(f"All {doctor.readable:,} images can be read, and nothing stands out.")
@@ -80,7 +81,7 @@ def _pictures(doctor: Doctor) -> list[str]:
     for names, what in (
         (doctor.blank, "blank, every pixel the same: consider removing {them}"),
         (doctor.small, "smaller than 32 pixels on a side"),
-        (doctor.long, "more than four times as long as wide: only the middle is used"),
+        (doctor.long, "over four times as long as wide: only the middle is used"),
     ):
         if names:
             be, them = ("is", "it") if len(names) == 1 else ("are", "them")
