@@ -6,14 +6,16 @@ Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimina
 training rows with the largest cosine s to a test row vote for their class with weight exp(s / temperature); the class
 with the largest sum wins.
 
-The search multiplies in bfloat16 where the hardware has it and proves the result: rounding moves a score by at most a
-bound that is computed from the rows themselves, so the true neighbors are among the candidates above a certain rounded
-score. Candidates are scored again in float32. Test rows for which there would be too many candidates are searched in
-float32. Either way the neighbors are those of a float32 search, and equal scores are taken in the order of their index.
+The search multiplies in bfloat16 where the hardware has it, takes every row whose rounded score reaches a threshold,
+and scores these candidates again in float32. Rounding moves a score by at most a bound that follows from the rows
+themselves, so it is known whether a row below the threshold could have been a neighbor; where it could, the test row is
+searched again in float32. Either way the neighbors are those of a float32 search, equal scores in the order of their
+index.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -30,8 +32,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Precision = Literal["auto", "float32", "bfloat16"]
+SCORES = 2**25
+"""Scores held at once, 64 MB in bfloat16: larger products are no faster."""
 QUERIES = 256
-"""Test rows scored at once: their scores against 50,000 rows in bfloat16 are 25 MB and stay near the cache."""
+"""Test rows scored at once at most: more would not be faster."""
+SAMPLED = 16
+"""One in so many training rows tells where the threshold of a test row lies."""
+CANDIDATES = 4096
+"""Candidates scored again at once: their features stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +72,8 @@ def nearest_neighbors(train: torch.Tensor, test: torch.Tensor, k: int, *, precis
     _check_rows(train, test, k)
     k = min(k, len(train))
     base, queries = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
-    rounded = base.bfloat16() if resolve_precision(precision, base.device) == torch.bfloat16 else None
-    slack = _rounding(base, rounded).max() if rounded is not None else base.new_zeros(())
-    parts = [_search(base, rounded, slack, part, k) for part in queries.split(QUERIES)]
+    search = _Search(base, resolve_precision(precision, base.device), k)
+    parts = [search(part) for part in queries.split(search.queries)]
     return Neighbors(torch.cat([index for index, _ in parts]), torch.cat([score for _, score in parts]))
 
 
@@ -201,28 +208,82 @@ def split(
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
 
 
-def _search(
-    base: torch.Tensor, rounded: torch.Tensor | None, slack: torch.Tensor, queries: torch.Tensor, k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    # Exact neighbors of one block of queries [Q, D]: index [Q, k] and similarity [Q, k].
-    extra = k + max(64, k // 2)
-    if rounded is None or extra >= len(base):
-        return _search_float32(base, queries, k)
-    rounded_queries = queries.bfloat16()
-    top, candidates = (rounded_queries @ rounded.T).topk(extra, dim=1, sorted=False)
-    candidates = candidates.sort(dim=1).values
-    scores = torch.linalg.vecdot(base[candidates], queries[:, None])
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
-    index = candidates.gather(1, order)
-    # A row outside the candidates has a rounded score of at most `edge`; its true score exceeds that by less than the
-    # error of rounding the two rows (Cauchy-Schwarz), of rounding the product to bfloat16, and of summing in float32.
-    edge = top.float().amin(dim=1)
-    bound = _rounding(queries, rounded_queries) + 1.01 * slack + edge.abs() * 2.0**-8 + 1e-5
-    unsure = (scores[:, k - 1] <= edge + bound).nonzero()[:, 0]
-    index, scores = index[:, :k].contiguous(), scores[:, :k].contiguous()
-    if len(unsure):
-        index[unsure], scores[unsure] = _search_float32(base, queries[unsure], k)
-    return index, scores
+class _Search:
+    """The k best of `base` [N, D] for blocks of unit rows [Q, D], with the memory that every block uses again."""
+
+    def __init__(self, base: torch.Tensor, dtype: torch.dtype, k: int) -> None:
+        self.base, self.k = base, k
+        self.queries = max(min(QUERIES, SCORES // len(base)), 8)
+        # How many of the k best fall into the sample varies; with three deviations more the threshold is rarely too
+        # high.
+        expected = k / SAMPLED
+        self.rank = math.ceil(expected + 3 * math.sqrt(expected) + 2)
+        self.most = 4 * self.rank * SAMPLED
+        self.is_small = self.most >= len(base)
+        if not self.is_small:
+            self.rounded = base.to(dtype)
+            self.slack = _largest_rounding(base, self.rounded)
+            self.product = torch.empty(self.queries, len(base), dtype=dtype, device=base.device)
+
+    def __call__(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Index [Q, k] and similarity [Q, k] of the neighbors of each row, best first."""
+        if self.is_small:
+            return _search_float32(self.base, queries, self.k)
+        rounded = queries.to(self.rounded.dtype)
+        product = torch.mm(rounded, self.rounded.T, out=self.product[: len(queries)])
+        threshold = product[:, ::SAMPLED].topk(self.rank, dim=1, sorted=False).values.amin(dim=1)
+        row, column = _reaching(product, threshold)
+        counts = torch.bincount(row, minlength=len(queries))
+        is_usable = (counts >= self.k) & (counts <= self.most)
+        kept = is_usable[row]
+        row, column, counts = row[kept], column[kept], counts * is_usable
+        # Ragged lists as a matrix: the candidates of a row in the order of their index, then nothing.
+        shape = len(queries), max(int(counts.max()), self.k)
+        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        scores = torch.full(shape, -math.inf, device=row.device)
+        scores[row, place] = _score(self.base, queries, row, column)
+        candidates = torch.zeros(shape, dtype=torch.int64, device=row.device)
+        candidates[row, place] = column
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        index, scores = candidates.gather(1, order[:, : self.k]), scores[:, : self.k].contiguous()
+        # A row that was not taken has a score below the threshold by as much as rounding the two rows can have moved it
+        # (Cauchy-Schwarz), and a little for summing in float32.
+        bound = _rounding(queries, rounded) + 1.01 * self.slack + 1e-5
+        unsure = (~is_usable | (scores[:, -1] <= threshold + bound)).nonzero()[:, 0]
+        if len(unsure):
+            index[unsure], scores[unsure] = _search_float32(self.base, queries[unsure], self.k)
+        return index, scores
+
+
+def _reaching(product: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # Row and column of every score [Q, N] that reaches its row's threshold [Q], in order; none for thresholds <= 0.
+    # Positive floating-point numbers are in the order of their bits, and comparing integers is much faster.
+    bits = torch.int16 if product.dtype == torch.bfloat16 else torch.int32
+    limits = torch.where(threshold > 0, threshold, math.inf).view(bits)[:, None]
+    if product.device.type == "cpu":
+        found = torch.from_numpy(np.flatnonzero(product.view(bits).numpy() >= limits.numpy()))
+        starts = torch.arange(len(product)) * product.shape[1]
+        counts = torch.searchsorted(found, torch.cat([starts[1:], starts[-1:] + product.shape[1]])).diff(
+            prepend=found.new_zeros(1)
+        )
+        row = torch.repeat_interleave(counts)
+        return row, found - starts[row]
+    row, column = (product.view(bits) >= limits).nonzero(as_tuple=True)
+    return row, column
+
+
+def _score(base: torch.Tensor, queries: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+    # Inner product of queries[row] and base[column], one for each pair; equal rows of the base get equal bits.
+    length = min(CANDIDATES, len(row))
+    left, right = (torch.empty(length, base.shape[1], device=base.device) for _ in range(2))
+    scores = torch.empty(len(row), device=base.device)
+    for start in range(0, len(row), max(length, 1)):
+        part = slice(start, min(start + length, len(row)))
+        size = part.stop - part.start
+        torch.index_select(base, 0, column[part], out=left[:size])
+        torch.index_select(queries, 0, row[part], out=right[:size])
+        torch.sum(left[:size].mul_(right[:size]), dim=1, out=scores[part])
+    return scores
 
 
 def _search_float32(base: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -239,6 +300,11 @@ def _search_float32(base: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[
 def _rounding(rows: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     # Length of what rounding took from each row.
     return torch.linalg.vector_norm(rows - rounded.float(), dim=1)
+
+
+def _largest_rounding(rows: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    pairs = zip(rows.split(CANDIDATES), rounded.split(CANDIDATES), strict=True)
+    return torch.stack([_rounding(part, rounded_part).max() for part, rounded_part in pairs]).max()
 
 
 def _share(hits: torch.Tensor) -> float:
@@ -258,7 +324,8 @@ def _check_rows(train: torch.Tensor, test: torch.Tensor, k: int) -> None:
     if k < 1:
         raise DataError(f"k must be at least 1, got {k}; the paper uses 200.")
     for name, rows in (("training", train), ("test", test)):
-        if not bool(rows.isfinite().all()):
+        # A sum is cheap and not finite if any value is not; only then is every value looked at.
+        if not math.isfinite(float(rows.sum())) and not bool(rows.isfinite().all()):
             raise DataError(
                 f"{name} features hold a value that is not finite; the network that made them has diverged."
             )
