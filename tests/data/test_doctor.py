@@ -52,7 +52,7 @@ def test_faults_are_named(tmp_path: Path) -> None:
     for words in (
         "1 of 9 images cannot be used and will be skipped (1: the file is empty).",
         "mixed channels: 6 RGB, 2 grey; grey ones will be repeated to RGB.",
-        "mixed bit depths: 7 8 bits, 1 16 bits",
+        "mixed bit depths: 7 of 8 bits, 1 of 16 bits",
         "16-bit images: values 113..4095, will be scaled to 8 bits from 11",
         "2 of 8 images are exact duplicates of others (1 group, for example a.png, copy1.png, copy2.png)",
         "1 image is blank, every pixel the same: consider removing it (red.png).",

@@ -27,7 +27,7 @@ def table(doctor: Doctor) -> Table:
         "readable": f"{doctor.readable:,}",
         "unreadable": f"{len(doctor.broken):,}",
         "format": _counted(doctor.formats),
-        "bit depth": _counted({_DEPTHS.get(depth, depth): n for depth, n in doctor.depths.items()}),
+        "bit depth": _counted({f"of {_DEPTHS[depth]}": n for depth, n in doctor.depths.items()}),
         "channels": _counted({_channels(c): n for c, n in doctor.channels.items()}),
         "height": _three(doctor.heights),
         "width": _three(doctor.widths),
@@ -105,7 +105,7 @@ def _channels_and_depths(doctor: Doctor) -> list[str]:
         remedy = "grey ones will be repeated to RGB" if can_mix else most_only
         result.append(f"The images have {what}; {remedy}.")
     if len(doctor.depths) > 1:
-        depths = _counted({_DEPTHS.get(depth, depth): n for depth, n in doctor.depths.items()})
+        depths = _counted({f"of {_DEPTHS[depth]}": n for depth, n in doctor.depths.items()})
         result.append(f"The images have mixed bit depths: {depths}; their brightness may not compare.")
     for kind, scale in doctor.scaling.items():
         depth = kind.split(" × ")[0]
