@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from unlabeled.config import Config
 from unlabeled.errors import RunError
-from unlabeled.optim import DampedSGD, Optimizer, cosine_decay, inverse_decay, learning_rate, step_decay
+from unlabeled.optim import DampedSGD, MomentumSGD, Optimizer, cosine_decay, inverse_decay, learning_rate, step_decay
 
 
 def network(seed: int = 0) -> tuple[nn.Sequential, nn.Linear]:
@@ -26,23 +26,38 @@ def loss_of(body: nn.Module, head: nn.Module, step: int) -> torch.Tensor:
 
 
 def test_body_and_head_are_two_sgd() -> None:
+    """Against the update written out, one parameter after the other, with weights in two memory orders."""
     config = Config(lr=0.1, momentum=0.9, weight_decay=0.01, head_lr=0.3, head_momentum=0.5)
-    body, head = network()
-    body2, head2 = copy.deepcopy(body), copy.deepcopy(head)
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(12, 6)).to(memory_format=torch.channels_last)
+    head = nn.Linear(6, 3)
     optimizer = Optimizer(body, config)
     optimizer.adopt(head)
-    one = torch.optim.SGD(body2.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    two = torch.optim.SGD(head2.parameters(), lr=0.3, momentum=0.5, weight_decay=0.01)
-    for step in range(5):
-        optimizer.step(loss_of(body, head, step))
-        loss_of(body2, head2, step).backward()
-        for reference in (one, two):
-            reference.step()
-            reference.zero_grad()
-    for ours, theirs in zip(
-        [*body.parameters(), *head.parameters()], [*body2.parameters(), *head2.parameters()], strict=True
-    ):
-        torch.testing.assert_close(ours, theirs)
+    expected = {weight: weight.detach().clone() for weight in [*body.parameters(), *head.parameters()]}
+    buffers = {weight: torch.zeros_like(weight) for weight in expected}
+    rates = dict.fromkeys(body.parameters(), (0.1, 0.9)) | dict.fromkeys(head.parameters(), (0.3, 0.5))
+    for _ in range(4):
+        x = torch.randn(5, 2, 3, 3)
+        for weight, gradient in zip(
+            expected, torch.autograd.grad(head(body(x)).square().sum(), list(expected)), strict=True
+        ):
+            lr, momentum = rates[weight]
+            buffers[weight] = momentum * buffers[weight] + gradient + 0.01 * expected[weight]
+            expected[weight] = expected[weight] - lr * buffers[weight]
+        optimizer.step(head(body(x)).square().sum())
+        for weight, value in expected.items():
+            torch.testing.assert_close(weight, value)
+
+
+def test_gradient_in_another_memory_order_than_its_weight() -> None:
+    layer = nn.Conv2d(2, 3, 2, bias=False).to(memory_format=torch.channels_last)
+    before, gradient = layer.weight.detach().clone(), torch.randn(3, 2, 2, 2)
+    layer.weight.grad = gradient.clone()
+    sgd = MomentumSGD(layer, momentum=0.9, weight_decay=0.0)
+    sgd.lr = 0.5
+    sgd.step()
+    torch.testing.assert_close(layer.weight, before - 0.5 * gradient)
+    assert layer.weight.grad is None
 
 
 def test_a_new_head_starts_without_memory_and_the_same_head_keeps_its_own() -> None:
