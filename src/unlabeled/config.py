@@ -60,15 +60,21 @@ class Config(BaseModel):
     seed: int = Field(0, ge=0, description="seed of everything random")
 
     # Network
-    backbone: str = Field("resnet18", description="network without head; `unlabeled train --help` lists the known names")
+    backbone: str = Field(
+        "resnet18", description="network without head; `unlabeled train --help` lists the known names"
+    )
     stem: Stem = Field("rgb", description="fixed front of the network: the image itself, or its Sobel gradients")
     sync_batch_norm: bool = Field(True, description="share batch statistics across ranks")
 
     # Views
     image_size: Count = Field(64, description="side of a training view, pixels")
     crop: Crop = Field("random_resized", description="how a view is cut from an image")
-    crop_area: tuple[Fraction, Fraction] = Field((0.2, 1.0), description="least and largest share of the image a view covers")
-    crop_ratio: tuple[Positive, Positive] = Field((3 / 4, 4 / 3), description="least and largest width / height of a crop")
+    crop_area: tuple[Fraction, Fraction] = Field(
+        (0.2, 1.0), description="least and largest share of the image a view covers"
+    )
+    crop_ratio: tuple[Positive, Positive] = Field(
+        (3 / 4, 4 / 3), description="least and largest width / height of a crop"
+    )
     flip: Flip = Field("horizontal", description="mirror views, each direction with probability one half")
     brightness: float = Field(0.4, ge=0, description="strength of the brightness jitter")
     contrast: float = Field(0.4, ge=0, description="strength of the contrast jitter")
@@ -76,9 +82,14 @@ class Config(BaseModel):
     hue: float = Field(0.1, ge=0, le=0.5, description="strength of the hue jitter, turns; colour images only")
     grey: Fraction = Field(0.2, description="probability of a grey view; colour images only")
     blur: Fraction = Field(0.0, description="probability of a Gaussian blur")
-    resize: Count = Field(73, description="short side before the central crop of the view that is clustered and embedded, pixels")
+    store_size: Count = Field(96, description="short side at which decoded images are kept, pixels; never enlarged")
+    resize: Count = Field(
+        73, description="short side before the central crop of the view that is clustered and embedded, pixels"
+    )
     mean: tuple[float, ...] | None = Field(None, description="channel means in [0, 1]; from the data where not given")
-    std: tuple[Positive, ...] | None = Field(None, description="channel standard deviations in [0, 1]; from the data where not given")
+    std: tuple[Positive, ...] | None = Field(
+        None, description="channel standard deviations in [0, 1]; from the data where not given"
+    )
 
     # Clustering
     clustering: Clustering = Field("kmeans", description="what turns features into pseudo-labels")
@@ -88,7 +99,7 @@ class Config(BaseModel):
     normalize_rows: bool = Field(True, description="scale every feature to length one before clustering")
     kmeans_iterations: Count = Field(20, description="Lloyd iterations")
     empty_clusters: EmptyClusters = Field("split", description="how an empty cluster is refilled")
-    reassign_every: Positive = Field(1.0, description="epochs between two clusterings")
+    reassign_every: Count = Field(1, description="epochs between two clusterings")
     sampling: Sampling = Field("uniform", description="how images are drawn, given their pseudo-labels")
 
     # Optimisation
@@ -101,15 +112,21 @@ class Config(BaseModel):
     head_lr: Positive | None = Field(None, description="learning rate of the head; that of the body where not given")
     head_momentum: float = Field(0.0, ge=0, lt=1, description="momentum of the head; the papers' head has none")
     schedule: Schedule = Field("constant", description="how the learning rate changes")
-    schedule_steps: tuple[Count, ...] = Field((), description="epochs after which `steps` divides the learning rate by ten")
+    schedule_steps: tuple[Count, ...] = Field(
+        (), description="epochs after which `steps` divides the learning rate by ten"
+    )
     warmup: float = Field(0.0, ge=0, description="epochs of linear warm-up")
     precision: Precision = Field("auto", description="bfloat16 autocast where the hardware has it, or float32")
     compile: bool = Field(False, description="torch.compile the network; it does not pay on CPU")
 
     # Watching
-    evaluate_every: int = Field(10, ge=0, description="epochs between kNN checks where labels were given; 0 only at the end")
+    evaluate_every: int = Field(
+        10, ge=0, description="epochs between kNN checks where labels were given; 0 only at the end"
+    )
     save_minutes: Positive = Field(10.0, description="longest time between two checkpoints inside an epoch, minutes")
-    keep_checkpoints: int = Field(3, ge=2, description="rolling checkpoints kept; two or more, so that a damaged one has an elder")
+    keep_checkpoints: int = Field(
+        3, ge=2, description="rolling checkpoints kept; two or more, so that a damaged one has an elder"
+    )
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Config:
@@ -121,6 +138,8 @@ class Config(BaseModel):
             raise ValueError(f"crop_area must begin above 0, got {self.crop_area[0]}")
         if self.resize < self.image_size:
             raise ValueError(f"resize ({self.resize}) must be at least image_size ({self.image_size})")
+        if self.store_size < self.image_size:
+            raise ValueError(f"store_size ({self.store_size}) must be at least image_size ({self.image_size})")
         if list(self.schedule_steps) != sorted(set(self.schedule_steps)):
             raise ValueError(f"schedule_steps must rise, got {self.schedule_steps}")
         if (self.mean is None) != (self.std is None):
@@ -144,7 +163,9 @@ class Config(BaseModel):
         try:
             values = json.loads(path.read_text())
         except FileNotFoundError:
-            raise ConfigError(f"no configuration at {path}; give the folder that `unlabeled train --out` wrote.") from None
+            raise ConfigError(
+                f"no configuration at {path}; give the folder that `unlabeled train --out` wrote."
+            ) from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} is not readable as JSON ({error}).") from None
         if not isinstance(values, dict):

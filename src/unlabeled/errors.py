@@ -33,6 +33,10 @@ class MissingExtraError(UnlabeledError):
         super().__init__(f"{purpose} needs an optional dependency: install it with `pip install 'unlabeled[{extra}]'`.")
 
 
+class Interrupted(Exception):
+    """A person or the system asked a run to stop, and it did so where nothing is lost; the message says how to go on."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Sentence for a name nobody knows: the name, the nearest known one if any is near, and all known ones.
 

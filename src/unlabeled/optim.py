@@ -8,8 +8,7 @@ epochs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -184,32 +183,26 @@ def _like(parameter: nn.Parameter, stored: torch.Tensor, what: str) -> torch.Ten
     return torch.empty_like(parameter, requires_grad=False).copy_(stored)
 
 
-class DampedSGD(torch.optim.Optimizer):
+class DampedSGD:
     """NAT's transfer optimiser (O07): buffer = m·buffer + (1 − m)·gradient; weights ×(1 − decay), then − lr·buffer.
 
     `decay` is independent of `lr` and acts on tensors of two or more dimensions only: not on biases, not on batch
-    normalisation. The buffer begins at zero.
+    normalisation. The buffers begin at zero. Set `lr` between steps to follow a schedule.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.9, decay: float = 1e-8) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
+    def __init__(self, weights: Iterable[nn.Parameter], lr: float, momentum: float = 0.9, decay: float = 1e-8) -> None:
+        self.weights = list(weights)
+        self.lr, self.momentum, self.decay = lr, momentum, decay
+        self.buffers = [torch.zeros_like(weight) for weight in self.weights]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Move every parameter that has a gradient; returns what `closure` returned if one was given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["buffer"] = torch.zeros_like(parameter)
-                state["buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                if parameter.ndim > 1:
-                    parameter.mul_(1 - group["decay"])
-                parameter.add_(state["buffer"], alpha=-group["lr"])
-        return loss
+    def step(self) -> None:
+        """Move every weight that has a gradient, and drop the gradients."""
+        for weight, buffer in zip(self.weights, self.buffers, strict=True):
+            if weight.grad is None:
+                continue
+            buffer.lerp_(weight.grad, 1 - self.momentum)
+            if weight.ndim > 1:
+                weight.mul_(1 - self.decay)
+            weight.add_(buffer, alpha=-self.lr)
+            weight.grad = None

@@ -2,19 +2,18 @@
 
 Equal per image to torchvision's `adjust_brightness`, `adjust_contrast`, `adjust_saturation`, `adjust_hue` and
 `rgb_to_grayscale` on float images with the same factors in the same order.
-Shapes: B batch, C channels, P pixels of a view. Inside, planes come first ([C, B, P]): each channel of a group of
-images is then one contiguous run of memory.
+Shapes: B batch, C channels, P pixels of a view, H×W a view.
 """
 
 from __future__ import annotations
 
 import torch
 
-from unlabeled.data.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION, Parameters
+from unlabeled.data.augment import CONTRAST, HUE, SATURATION, Parameters
 
 LUMA = (0.2989, 0.587, 0.114)
 """Shares of red, green and blue in grey (ITU-R BT.601, torchvision's digits)."""
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 21
 """Images handled together on a CPU: their planes stay in its second-level cache."""
 
 
@@ -35,87 +34,89 @@ def colour(views: torch.Tensor, params: Parameters) -> torch.Tensor:
 
 
 def _colour_some(views: torch.Tensor, params: Parameters) -> torch.Tensor:
-    batch, channels, height, width = views.shape
-    planes = torch.empty((channels, batch, height * width), device=views.device)
-    planes.view(channels, batch, height, width).copy_(views.transpose(0, 1))
+    images = torch.empty(views.shape, device=views.device).copy_(views)
+    batch, channels, height, width = images.shape
     if views.dtype == torch.uint8:
-        planes.mul_(1 / 255)
-    active = [operation for operation, happens in enumerate(params.active) if happens]
-    if channels != 3:
-        active = [operation for operation in active if operation in (BRIGHTNESS, CONTRAST)]
-    factors = params.factors.to(views.device)
-    if active:
-        _jitter(planes, factors, params.order, active)
+        images.mul_(1 / 255)
+    planes = images.view(batch, channels, height * width)
+    if any(params.active):
+        _jitter(planes, params)
     if channels == 3 and bool(params.grey.any()):
         rows = params.grey.nonzero()[:, 0].to(views.device)
-        planes[:, rows] = _luma(planes[:, rows])
+        planes[rows] = _luma(planes[rows])[:, None]
     if bool((params.sigma > 0).any()):
-        _blur(planes.view(channels, batch, height, width), params.sigma)
-    return planes.view(channels, batch, height, width).transpose(0, 1)
+        _blur(images, params.sigma)
+    return images
 
 
-def _jitter(planes: torch.Tensor, factors: torch.Tensor, order: torch.Tensor, active: list[int]) -> None:
-    """Each image goes through its own order: in each of the four places, images with the same operation go together."""
-    operations = {BRIGHTNESS: _brightness, CONTRAST: _contrast, SATURATION: _saturation, HUE: _hue}
-    if len(active) == 1:
-        operations[active[0]](planes, factors[:, active[0], None])
-        return
+def _jitter(planes: torch.Tensor, params: Parameters) -> None:
+    """Four places, in each of which every image undergoes the operation that its own order puts there.
+
+    Brightness, contrast and saturation all blend an image with something: x f + (1 - f) base, where base is black, the
+    mean of grey, or grey. So one blend serves a whole place, with f = 1 for images whose turn is the hue, or an
+    operation that does not happen.
+    """
+    device, colour = planes.device, planes.shape[1] == 3
+    active = torch.tensor(params.active) & torch.tensor([True, True, colour, colour])
     for place in range(4):
-        for operation in active:
-            chosen = (order[:, place] == operation).nonzero()[:, 0]
-            if len(chosen) == 0:
-                continue
-            rows = chosen.to(planes.device)
-            group = planes.index_select(1, rows)
-            operations[operation](group, factors[rows, operation, None])
-            planes.index_copy_(1, rows, group)
+        operation = params.order[:, place : place + 1]
+        happens = active[operation]
+        factor = torch.where(happens & (operation != HUE), params.factors.gather(1, operation), 1.0)
+        rest = 1 - factor
+        if bool((factor != 1).any()):
+            share_mean, share_grey = rest * (operation == CONTRAST), rest * (operation == SATURATION)
+            _blend(planes, factor.to(device), share_mean.to(device), share_grey.to(device))
+        turned = (happens & (operation == HUE)).nonzero()[:, 0]
+        if len(turned):
+            rows = turned.to(device)
+            some = planes.index_select(0, rows)
+            _hue(some, params.factors[turned, HUE, None].to(device))
+            planes.index_copy_(0, rows, some)
+
+
+def _blend(planes: torch.Tensor, factor: torch.Tensor, share_mean: torch.Tensor, share_grey: torch.Tensor) -> None:
+    """x factor + mean of grey × share_mean + grey × share_grey, clamped to [0, 1]; all factors [B, 1]."""
+    grey = _luma(planes)
+    mean = grey.mean(1, keepdim=True)
+    base = grey.mul_(share_grey).add_(mean * share_mean)
+    planes.mul_(factor[:, None]).add_(base[:, None]).clamp_(0, 1)
 
 
 def _luma(planes: torch.Tensor) -> torch.Tensor:
-    """Grey [B, P] of colour planes [3, B, P]; of other planes their mean, so that contrast has a middle there too."""
-    if len(planes) != 3:
-        return planes.mean(0)
-    return (planes[0] * LUMA[0]).add_(planes[1], alpha=LUMA[1]).add_(planes[2], alpha=LUMA[2])
-
-
-def _brightness(planes: torch.Tensor, factor: torch.Tensor) -> None:
-    planes.mul_(factor).clamp_(0, 1)
-
-
-def _contrast(planes: torch.Tensor, factor: torch.Tensor) -> None:
-    middle = _luma(planes).mean(1, keepdim=True)
-    planes.mul_(factor).add_(middle * (1 - factor)).clamp_(0, 1)
-
-
-def _saturation(planes: torch.Tensor, factor: torch.Tensor) -> None:
-    grey = _luma(planes).mul_(1 - factor)
-    planes.mul_(factor).add_(grey).clamp_(0, 1)
+    """Grey [B, P] of colour planes [B, 3, P]; of other planes their mean, so that contrast has a middle there too."""
+    if planes.shape[1] != 3:
+        return planes.mean(1)
+    red, green, blue = planes.unbind(1)
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def _hue(planes: torch.Tensor, turns: torch.Tensor) -> None:
-    """Turn the hue in HSV space, exactly, without making the three HSV planes.
+    """Turn the hue in HSV space, exactly, without case distinctions and without making the three HSV planes.
 
-    With value v = max, chroma d = max - min and hue h in sixths of a turn, channel c of the colour with that hue is
-    v - d clamp(2 - |wrap(h - m_c)|, 0, 1), m = 3, 5, 1 the hue opposite to red, green, blue and wrap into [-3, 3].
+    With least channel m, chroma d = max - m and all channels reduced to R, G, B = (c - m) / d, the hue in sixths of a
+    turn is 1 - R + G + B with the sign of G - B: in [0, 1] R = 1 and B = 0 leave G, in [1, 2] G = 1 and B = 0 leave 2
+    - R, in [2, 3] G = 1 and R = 0 leave 2 + B. A colour of hue h in [-3, 3] has red m + d (1 - clamp(|h| - 1, 0, 1)),
+    and green and blue are the same a third of a turn to either side.
     """
-    red, green, blue = planes[0], planes[1], planes[2]
-    value = torch.maximum(red, green)
+    red, green, blue = planes.unbind(1)
+    greatest = torch.maximum(red, green)
+    torch.maximum(greatest, blue, out=greatest)
     chroma = torch.minimum(red, green)
-    torch.maximum(value, blue, out=value)
     torch.minimum(chroma, blue, out=chroma)
-    torch.sub(value, chroma, out=chroma)
-    # Sector of the largest channel: (g - b) / d, 2 + (b - r) / d or 4 + (r - g) / d, in this order of preference.
-    is_red, is_green = value == red, value == green
-    hue = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
-    hue.div_(chroma.clamp(min=1e-12))
-    hue.add_(torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0)))
+    least = chroma.clone()
+    torch.sub(greatest, chroma, out=chroma)
+    hue = torch.add(green, blue).sub_(red).sub_(least)
+    hue.div_(chroma.clamp(min=1e-12)).add_(1)
+    torch.copysign(hue, green.sub_(blue), out=hue)
     hue.add_(6 * turns)
-    whole = torch.empty_like(hue)
-    for plane, opposite in zip(planes, (3.0, 5.0, 1.0), strict=True):
-        torch.sub(hue, opposite, out=plane)
-        torch.mul(plane, 1 / 6, out=whole).round_()
-        plane.sub_(whole, alpha=6).abs_().neg_().add_(2).clamp_(0, 1).mul_(chroma)
-        torch.sub(value, plane, out=plane)
+    whole = torch.mul(hue, 1 / 6, out=blue).round_()
+    hue.sub_(whole, alpha=6)
+    torch.abs(hue, out=red).sub_(1).clamp_(0, 1)
+    torch.addcmul(greatest, red, chroma, value=-1, out=red)
+    # |h - 2| and |h + 2| reach 5; the way around the circle is the shorter one beyond 3.
+    for plane, peak in ((green, 2.0), (blue, -2.0)):
+        torch.sub(hue, peak, out=plane).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
+        torch.addcmul(least, plane, chroma, out=plane)
 
 
 def blur_taps(size: int) -> int:
@@ -124,15 +125,13 @@ def blur_taps(size: int) -> int:
 
 
 def _blur(images: torch.Tensor, sigma: torch.Tensor) -> None:
-    """Gaussian blur of the images [C, B, H, W] whose sigma is not 0, borders reflected, as two matrix products."""
-    channels, _, height, width = images.shape
+    """Gaussian blur of the images [B, C, H, W] whose sigma is not 0, borders reflected, as two matrix products."""
+    _, _, height, width = images.shape
     chosen = (sigma > 0).nonzero()[:, 0]
     rows = chosen.to(images.device)
-    some = images.index_select(1, rows)
     spread = sigma[chosen].to(images.device)
-    down, across = _blur_matrix(spread, height), _blur_matrix(spread, width)
-    some = torch.matmul(torch.matmul(down, some), across.transpose(1, 2))
-    images.index_copy_(1, rows, some.view(channels, len(rows), height, width).clamp_(0, 1))
+    down, across = _blur_matrix(spread, height)[:, None], _blur_matrix(spread, width)[:, None]
+    images[rows] = (down @ images[rows] @ across.transpose(2, 3)).clamp_(0, 1)
 
 
 def _blur_matrix(sigma: torch.Tensor, extent: int) -> torch.Tensor:

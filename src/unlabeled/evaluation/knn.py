@@ -38,8 +38,8 @@ QUERIES = 256
 """Test rows scored at once at most: more would not be faster."""
 SAMPLED = 16
 """One in so many training rows tells where the threshold of a test row lies."""
-CANDIDATES = 4096
-"""Candidates scored again at once: their features stay in the cache."""
+GROUP = 8
+"""Test rows whose candidates are scored again at once: a few thousand features, which stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,13 @@ def nearest_neighbors(train: torch.Tensor, test: torch.Tensor, k: int, *, precis
     k = min(k, len(train))
     base, queries = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
     search = _Search(base, resolve_precision(precision, base.device), k)
-    parts = [search(part) for part in queries.split(search.queries)]
-    return Neighbors(torch.cat([index for index, _ in parts]), torch.cat([score for _, score in parts]))
+    if search.is_small:
+        blocks = [_search_float32(base, part, k) for part in queries.split(search.queries)]
+        return Neighbors(*map(torch.cat, zip(*blocks, strict=True)))
+    index, scores, is_sure = map(torch.cat, zip(*map(search, queries.split(search.queries)), strict=True))
+    for rows in (~is_sure).nonzero()[:, 0].split(search.queries):
+        index[rows], scores[rows] = _search_float32(base, queries[rows], k)
+    return Neighbors(index, scores)
 
 
 def weighted_knn(
@@ -209,13 +214,12 @@ def split(
 
 
 class _Search:
-    """The k best of `base` [N, D] for blocks of unit rows [Q, D], with the memory that every block uses again."""
+    """Candidates among `base` [N, D] for blocks of unit rows [Q, D], with the memory that every block uses again."""
 
     def __init__(self, base: torch.Tensor, dtype: torch.dtype, k: int) -> None:
         self.base, self.k = base, k
-        self.queries = max(min(QUERIES, SCORES // len(base)), 8)
-        # How many of the k best fall into the sample varies; with three deviations more the threshold is rarely too
-        # high.
+        self.queries = max(min(QUERIES, SCORES // len(base)), GROUP)
+        # How many of the k best fall into the sample varies; with three deviations more the threshold is rarely too high.
         expected = k / SAMPLED
         self.rank = math.ceil(expected + 3 * math.sqrt(expected) + 2)
         self.most = 4 * self.rank * SAMPLED
@@ -224,77 +228,72 @@ class _Search:
             self.rounded = base.to(dtype)
             self.slack = _largest_rounding(base, self.rounded)
             self.product = torch.empty(self.queries, len(base), dtype=dtype, device=base.device)
+            self.reached = torch.empty(self.queries, len(base), dtype=torch.bool, device=base.device)
+            self.rows = torch.empty(GROUP * self.most, base.shape[1], device=base.device)
 
-    def __call__(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Index [Q, k] and similarity [Q, k] of the neighbors of each row, best first."""
-        if self.is_small:
-            return _search_float32(self.base, queries, self.k)
+    def __call__(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Index [Q, k] and similarity [Q, k] of the neighbors of each row, best first, and whether that is proven [Q]."""
         rounded = queries.to(self.rounded.dtype)
         product = torch.mm(rounded, self.rounded.T, out=self.product[: len(queries)])
         threshold = product[:, ::SAMPLED].topk(self.rank, dim=1, sorted=False).values.amin(dim=1)
-        row, column = _reaching(product, threshold)
-        counts = torch.bincount(row, minlength=len(queries))
-        is_usable = (counts >= self.k) & (counts <= self.most)
-        kept = is_usable[row]
-        row, column, counts = row[kept], column[kept], counts * is_usable
-        # Ragged lists as a matrix: the candidates of a row in the order of their index, then nothing.
-        shape = len(queries), max(int(counts.max()), self.k)
-        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-        scores = torch.full(shape, -math.inf, device=row.device)
-        scores[row, place] = _score(self.base, queries, row, column)
-        candidates = torch.zeros(shape, dtype=torch.int64, device=row.device)
-        candidates[row, place] = column
-        scores, order = scores.sort(dim=1, descending=True, stable=True)
-        index, scores = candidates.gather(1, order[:, : self.k]), scores[:, : self.k].contiguous()
+        candidates, counts = self._candidates(product, threshold)
+        scores = self._score(queries, candidates, counts)
+        place, scores = _best(scores, self.k)
         # A row that was not taken has a score below the threshold by as much as rounding the two rows can have moved it
         # (Cauchy-Schwarz), and a little for summing in float32.
         bound = _rounding(queries, rounded) + 1.01 * self.slack + 1e-5
-        unsure = (~is_usable | (scores[:, -1] <= threshold + bound)).nonzero()[:, 0]
-        if len(unsure):
-            index[unsure], scores[unsure] = _search_float32(self.base, queries[unsure], self.k)
-        return index, scores
+        return candidates.gather(1, place), scores, scores[:, -1] > threshold + bound
 
-
-def _reaching(product: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # Row and column of every score [Q, N] that reaches its row's threshold [Q], in order; none for thresholds <= 0.
-    # Positive floating-point numbers are in the order of their bits, and comparing integers is much faster.
-    bits = torch.int16 if product.dtype == torch.bfloat16 else torch.int32
-    limits = torch.where(threshold > 0, threshold, math.inf).view(bits)[:, None]
-    if product.device.type == "cpu":
-        found = torch.from_numpy(np.flatnonzero(product.view(bits).numpy() >= limits.numpy()))
-        starts = torch.arange(len(product)) * product.shape[1]
-        counts = torch.searchsorted(found, torch.cat([starts[1:], starts[-1:] + product.shape[1]])).diff(
-            prepend=found.new_zeros(1)
-        )
+    def _candidates(self, product: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # Columns of the scores that reach the threshold of their row, in order, padded to a matrix; and their number [Q].
+        # Positive floating-point numbers are in the order of their bits, and comparing integers is much faster. Rows with
+        # a threshold below zero, too few columns or too many get none and are left to the float32 search.
+        bits = torch.int16 if product.dtype == torch.bfloat16 else torch.int32
+        limits = torch.where(threshold > 0, threshold, math.inf).view(bits)[:, None]
+        reached, width = self.reached[: len(product)], product.shape[1]
+        if product.device.type == "cpu":
+            np.greater_equal(product.view(bits).numpy(), limits.numpy(), out=reached.numpy())
+            found = torch.from_numpy(np.flatnonzero(reached.numpy()))
+        else:
+            found = torch.ge(product.view(bits), limits, out=reached).flatten().nonzero()[:, 0]
+        begins = torch.arange(len(product) + 1, device=found.device) * width
+        counts = torch.searchsorted(found, begins).diff()
+        is_usable = (counts >= self.k) & (counts <= self.most)
         row = torch.repeat_interleave(counts)
-        return row, found - starts[row]
-    row, column = (product.view(bits) >= limits).nonzero(as_tuple=True)
-    return row, column
+        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        fits = is_usable[row]
+        counts = counts * is_usable
+        candidates = found.new_zeros((len(product), max(int(counts.max()), self.k)))
+        candidates[row[fits], place[fits]] = (found - begins[row])[fits]
+        return candidates, counts
 
-
-def _score(base: torch.Tensor, queries: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-    # Inner product of queries[row] and base[column], one for each pair; equal rows of the base get equal bits.
-    length = min(CANDIDATES, len(row))
-    left, right = (torch.empty(length, base.shape[1], device=base.device) for _ in range(2))
-    scores = torch.empty(len(row), device=base.device)
-    for start in range(0, len(row), max(length, 1)):
-        part = slice(start, min(start + length, len(row)))
-        size = part.stop - part.start
-        torch.index_select(base, 0, column[part], out=left[:size])
-        torch.index_select(queries, 0, row[part], out=right[:size])
-        torch.sum(left[:size].mul_(right[:size]), dim=1, out=scores[part])
-    return scores
+    def _score(self, queries: torch.Tensor, candidates: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        # Float32 cosine of each test row and its candidates [Q, W], minus infinity beyond their number. Not a matrix
+        # product, so that equal rows of the base get equal bits.
+        scores = torch.full(candidates.shape, -math.inf, device=candidates.device)
+        for group in torch.arange(len(queries)).split(GROUP):
+            part = slice(int(group[0]), int(group[-1]) + 1)
+            width = int(counts[part].max())
+            index = candidates[part, :width].reshape(-1)
+            rows = torch.index_select(self.base, 0, index, out=self.rows[: len(index)])
+            products = rows.view(len(group), width, -1).mul_(queries[part, None])
+            scores[part, :width] = products.sum(dim=2)
+        beyond = torch.arange(scores.shape[1], device=scores.device) >= counts[:, None]
+        return scores.masked_fill_(beyond, -math.inf)
 
 
 def _search_float32(base: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    scores = queries @ base.T
+    return _best(queries @ base.T, k)
+
+
+def _best(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    # Columns of the k largest scores of each row and the scores, falling; of equal ones those of smallest column.
     last = scores.topk(k, dim=1).values[:, -1:]
     above, equal = scores > last, scores == last
-    # Of the rows equal to the last one taken, those of smallest index fill what is left.
     room = k - above.sum(dim=1, keepdim=True)
-    index = (above | (equal & (equal.cumsum(dim=1) <= room))).nonzero()[:, 1].view(-1, k)
-    scores, order = scores.gather(1, index).sort(dim=1, descending=True, stable=True)
-    return index.gather(1, order), scores
+    column = (above | (equal & (equal.cumsum(dim=1) <= room))).nonzero()[:, 1].view(-1, k)
+    scores, order = scores.gather(1, column).sort(dim=1, descending=True, stable=True)
+    return column.gather(1, order), scores
 
 
 def _rounding(rows: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
@@ -303,7 +302,7 @@ def _rounding(rows: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
 
 
 def _largest_rounding(rows: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
-    pairs = zip(rows.split(CANDIDATES), rounded.split(CANDIDATES), strict=True)
+    pairs = zip(rows.split(4096), rounded.split(4096), strict=True)  # in pieces that stay in the cache
     return torch.stack([_rounding(part, rounded_part).max() for part, rounded_part in pairs]).max()
 
 

@@ -1,0 +1,122 @@
+"""The verbs in Python, with the names and defaults of the command line.
+
+>>> import unlabeled
+>>> run = unlabeled.train("photos/", out="run")
+>>> run.embed("photos/").features.shape
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unlabeled import progress
+from unlabeled.runfolder import IfExists, RunFolder, create, find
+
+if TYPE_CHECKING:
+    from unlabeled.data.doctor import Doctor
+    from unlabeled.run import Run
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    *,
+    recipe: str = "default",
+    labels: str | None = None,
+    device: str = "auto",
+    cache: str | Path | None = None,
+    if_exists: IfExists = "refuse",
+    **settings: Any,
+) -> Run:
+    """Learn features from a folder of images, without labels.
+
+    Args:
+        data: a folder (flat or nested), a list of paths, a CSV or Parquet manifest, an array, or a zip or tar archive.
+        out: folder of the run, made here.
+        recipe: which experiment; see `unlabeled.recipes`.
+        labels: where labels are, if there are any: `folder` or a CSV. Used for scores only, never for training.
+        device: `auto`, `cpu` or `cuda`.
+        cache: folder for decoded images; the user's cache folder where not given.
+        if_exists: what to do with a run that is already there: `refuse`, `resume` or `replace`.
+        settings: any field of `Config`.
+
+    Raises:
+        DataError, ConfigError, RunError: one sentence each.
+        Interrupted: Ctrl-C or SIGTERM; the run is saved.
+    """
+    from unlabeled.distributed import barrier, is_main, process_group
+    from unlabeled import session
+    from unlabeled.run import Run
+
+    device = session.prepare_device(device)
+    with process_group(device):
+        if if_exists == "resume" and RunFolder(Path(out)).exists:
+            return resume(out, device=device)
+        run = create(Path(out), if_exists) if is_main() else RunFolder(Path(out))
+        barrier()
+        session.execute(run, *session.begin(run, str(data), recipe, labels, device, cache, settings), device=device)
+        barrier()
+        return Run(run.path, device)
+
+
+def resume(run: str | Path, *, device: str = "auto") -> Run:
+    """Continue a run exactly where its newest checkpoint left it, and finish it.
+
+    Raises:
+        RunError: no run there, or all its checkpoints are damaged.
+        DataError: its images are no longer what they were.
+        Interrupted: Ctrl-C or SIGTERM; the run is saved.
+    """
+    from unlabeled import session
+    from unlabeled.distributed import barrier, process_group
+    from unlabeled.run import Run
+
+    device = session.prepare_device(device)
+    with process_group(device):
+        folder = find(run)
+        session.execute(folder, *session.reopen(folder), device=device)
+        barrier()
+        return Run(folder.path, device)
+
+
+def load(run: str | Path, *, device: str = "auto") -> Run:
+    """Open a run for use.
+
+    Raises:
+        RunError: there is none.
+    """
+    from unlabeled.run import Run
+
+    return Run(run, device)
+
+
+def check(data: str | Path) -> Doctor:
+    """Read every image once and say what is there: sizes, depths, channels, blank, duplicate and broken files.
+
+    Raises:
+        DataError: nothing that could be an image.
+    """
+    from unlabeled.data import doctor
+    from unlabeled.data.sources import open_source
+
+    source = open_source(data)
+    with progress.bar("checking", len(source)) as update:
+        return doctor.check(source, progress=update)
+
+
+def demo(
+    out: str | Path = "runs/demo", *, device: str = "auto", if_exists: IfExists = "refuse", **settings: Any
+) -> dict[str, Any]:
+    """Train on crops of the photographs that ship with scikit-image and scikit-learn, and score the result.
+
+    Each photograph is one class, used for scoring only; test crops come from another part of it than training crops.
+    Writes RUN/demo.json with `raw_pixels`, `untrained` and `trained`: kNN accuracies as fractions.
+
+    Raises:
+        MissingExtraError: scikit-image is not installed.
+        RunError: `out` holds something and `if_exists` is `refuse`.
+    """
+    from unlabeled.demonstration import demonstrate
+
+    return demonstrate(Path(out), device, if_exists, settings)

@@ -1,0 +1,181 @@
+"""What a finished run knows about its images: features, clusters, distances, and what "unlike anything seen" means.
+
+Made once when training ends, stored without pickle, and asked for clusters and neighbours of images old and new.
+
+Shapes: N images of the run, M queries, D feature dimensions, K clusters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.nn.functional import normalize
+
+from unlabeled.cluster import whitening
+from unlabeled.cluster.kmeans import assign, kmeans
+from unlabeled.cluster.whitening import Whitening
+from unlabeled.config import Config
+from unlabeled.distributed import all_gather_rows
+from unlabeled.errors import RunError
+from unlabeled.randomness import seed_from
+
+NEIGHBORS = 5
+"""How many nearest training images decide whether an image is like anything seen."""
+
+FAMILIAR_SHARE = 0.99
+"""The flag is set where an image is farther from its neighbours than this share of the training images are from theirs."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Clusters of M images: `cluster` int64 [M], `distance` to its centroid [M], `unlike` anything seen, bool [M]."""
+
+    cluster: torch.Tensor
+    distance: torch.Tensor
+    unlike: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Features of the training images and what was computed from them.
+
+    `features` [N, D] unit rows; `clusters` int64 [N]; `distances` [N] to the centroid in the clustering space; `centroids`
+    [K, d] in that space, largest cluster first; `spread` [N] mean distance to the `NEIGHBORS` nearest others.
+    """
+
+    features: torch.Tensor
+    clusters: torch.Tensor
+    distances: torch.Tensor
+    centroids: torch.Tensor
+    spread: torch.Tensor
+    whitening: Whitening
+    normalize_rows: bool
+
+    @property
+    def familiar_distance(self) -> float:
+        """Mean neighbour distance beyond which an image counts as unlike anything seen, by the training images themselves."""
+        # numpy's quantile has no size limit, torch's has.
+        return float(
+            torch.from_numpy(self.spread.numpy()).double().sort().values[int(FAMILIAR_SHARE * (len(self.spread) - 1))]
+        )
+
+    @property
+    def unlike(self) -> torch.Tensor:
+        """The training images that are unlike all others, bool [N]."""
+        return self.spread > self.familiar_distance
+
+    def assign(self, features: torch.Tensor) -> Assignment:
+        """Cluster, distance and flag of new images from their features [M, D]."""
+        labels, squared = assign(self.whitening.apply(features, normalize_rows=self.normalize_rows), self.centroids)
+        similarity, _ = self.nearest(features, min(NEIGHBORS, len(self.features)))
+        spread = distance_of(similarity).mean(1)
+        return Assignment(labels, squared.clamp(min=0).sqrt(), spread > self.familiar_distance)
+
+    def nearest(self, features: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine similarity and index of the k nearest training images of each query, both [M, min(k, N)]."""
+        k = min(k, len(self.features))
+        queries = normalize(features.float(), dim=1)
+        parts = [torch.topk(chunk @ self.features.T, k, dim=1) for chunk in queries.split(256)]
+        if not parts:
+            return torch.zeros(0, k), torch.zeros(0, k, dtype=torch.int64)
+        return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors, atomically.
+
+        Raises:
+            RunError: the disk is full or the folder cannot be written.
+        """
+        tensors = {
+            "features": self.features,
+            "clusters": self.clusters,
+            "distances": self.distances,
+            "centroids": self.centroids,
+            "spread": self.spread,
+            "normalize_rows": torch.tensor(self.normalize_rows),
+        }
+        tensors |= {f"whitening.{name}": tensor for name, tensor in self.whitening.to_tensors().items()}
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            raise RunError(
+                f"cannot write {path} ({error}); free some space, then `unlabeled resume {path.parent}` finishes the run."
+            ) from None
+
+    @staticmethod
+    def load(path: Path) -> Catalogue:
+        """Read back.
+
+        Raises:
+            RunError: the run has not finished, or the file is damaged.
+        """
+        if not path.is_file():
+            raise RunError(
+                f"{path.parent} has no features yet: its training has not ended; run `unlabeled resume {path.parent}`."
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"{path} cannot be read ({error}); delete it and run `unlabeled resume {path.parent}`."
+            ) from None
+        prefix = "whitening."
+        fitted = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        return Catalogue(
+            tensors["features"],
+            tensors["clusters"],
+            tensors["distances"],
+            tensors["centroids"],
+            tensors["spread"],
+            Whitening.from_tensors(fitted),
+            bool(tensors["normalize_rows"]),
+        )
+
+
+def build(features: torch.Tensor, config: Config) -> Catalogue:
+    """Cluster the final features once more and calibrate. `features`: this rank's rows; the result is the same on every rank."""
+    fitted = whitening.fit(features, config.pca_dims, whiten=config.whiten, seed=seed_from(config.seed, "catalogue"))
+    rows = fitted.apply(features, normalize_rows=config.normalize_rows)
+    total = len(all_gather_rows(torch.zeros(len(rows), 1)))
+    found = kmeans(
+        rows,
+        min(config.num_clusters, total),
+        seed=seed_from(config.seed, "catalogue"),
+        iterations=config.kmeans_iterations,
+    )
+    labels, distances = all_gather_rows(found.labels), all_gather_rows(found.distances.clamp(min=0).sqrt())
+    # Largest first: cluster 0 is what the folder holds most of.
+    order = torch.bincount(labels, minlength=len(found.centroids)).argsort(descending=True, stable=True)
+    rank_of = torch.empty_like(order)
+    rank_of[order] = torch.arange(len(order))
+    unit = normalize(all_gather_rows(features.float()), dim=1)
+    return Catalogue(
+        unit, rank_of[labels], distances, found.centroids[order], neighbor_spread(unit), fitted, config.normalize_rows
+    )
+
+
+def neighbor_spread(unit: torch.Tensor) -> torch.Tensor:
+    """Mean distance of each image to its `NEIGHBORS` nearest others, [N], from unit features [N, D]."""
+    k = min(NEIGHBORS, len(unit) - 1)
+    if k < 1:
+        return torch.zeros(len(unit))
+    parts: list[torch.Tensor] = []
+    for begin in range(0, len(unit), 1024):
+        similarity = unit[begin : begin + 1024] @ unit.T
+        row = torch.arange(len(similarity))
+        similarity[row, row + begin] = -torch.inf
+        parts.append(distance_of(similarity.topk(k, dim=1).values).mean(1))
+    return torch.cat(parts)
+
+
+def distance_of(cosine: torch.Tensor) -> torch.Tensor:
+    """Euclidean distance of unit vectors with this cosine."""
+    return (2 - 2 * cosine).clamp(min=0).sqrt()

@@ -1,0 +1,382 @@
+"""The command line: the verbs of `unlabeled.api` and of a `Run`, with the same names and defaults.
+
+Everything heavy is imported inside a verb, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from unlabeled import __version__
+from unlabeled.config import Config
+from unlabeled.errors import Interrupted, UnlabeledError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+IfExists = Literal["refuse", "resume", "replace"]
+Protocol = Literal["knn", "nmi"]
+
+output = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False)
+
+app = App(
+    name="unlabeled",
+    version=__version__,
+    help="Features, clusters and a searchable index from images that nobody has labelled.\n\n"
+    "Begin with `unlabeled demo`, or with your own folder: `unlabeled train FOLDER --out RUN`.",
+    default_parameter=Parameter(negative_iterable=()),
+)
+
+
+def _settings_model() -> type[BaseModel]:
+    fields: dict[str, Any] = {
+        name: (field.annotation | None, Field(None, description=field.description))  # pyright: ignore[reportOptionalOperand]
+        for name, field in Config.model_fields.items()
+        if name != "recipe"
+    }
+    return create_model("Settings", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+Settings = _settings_model()
+"""Every field of `Config`, all optional: what is not given is the recipe's."""
+
+SettingsFlags = Annotated[
+    Settings | None,  # pyright: ignore[reportInvalidTypeForm]
+    Parameter(name="*", group=Group("Settings (the recipe decides what is not given)", sort_key=9)),
+]
+
+
+def _given(settings: BaseModel | None) -> dict[str, Any]:
+    return settings.model_dump(exclude_none=True) if settings else {}
+
+
+@app.command
+def demo(
+    *,
+    out: Path = Path("runs/demo"),
+    device: DeviceName = "auto",
+    if_exists: IfExists = "refuse",
+    settings: SettingsFlags = None,
+) -> None:
+    """Train on built-in photographs and say whether it learned anything. No data, no network; a few minutes.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    device
+        Where to train.
+    if_exists
+        What to do with a run that is already there.
+    """
+    from unlabeled import api
+
+    result = api.demo(out, device=device, if_exists=if_exists, **_given(settings))
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("kNN accuracy: which photograph is a crop from?")
+    table.add_column("%", justify="right")
+    for key, name in (("raw_pixels", "raw pixels"), ("untrained", "untrained network"), ("trained", "trained network")):
+        table.add_row(name, f"{100 * result[key]:.1f}")
+    output.print(table)
+    output.print(f"Health: {result['status']}{': ' + result['verdict'] if result['verdict'] else ''}", markup=False)
+    output.print(f"Report: {out / 'report.html'} (open it in a browser)", markup=False)
+
+
+@app.command
+def check(data: Path, *, json: Path | None = None) -> None:
+    """Read every image once and say what is there, before anyone trains.
+
+    Parameters
+    ----------
+    data
+        Folder, list of paths, manifest, array or archive.
+    json
+        File to write the findings to.
+    """
+    from unlabeled import api
+
+    found = api.check(data)
+    output.print(found.table())
+    for sentence in found.sentences():
+        output.print(sentence, markup=False)
+    if json:
+        _write_json(json, found.to_json())
+
+
+@app.command
+def train(
+    data: Path,
+    *,
+    out: Path,
+    recipe: str = "default",
+    labels: str | None = None,
+    device: DeviceName = "auto",
+    cache: Path | None = None,
+    if_exists: IfExists = "refuse",
+    settings: SettingsFlags = None,
+) -> None:
+    """Learn features from a folder of images. No labels, no configuration file, no network.
+
+    Parameters
+    ----------
+    data
+        Folder (flat or nested), list of paths, CSV or Parquet manifest, .npy/.npz array, zip or tar archive.
+    out
+        Folder of the run; everything the run makes is in it.
+    recipe
+        Which experiment: default, small_images, demo, paper_deepcluster_alexnet, paper_deepcluster_vgg16.
+    labels
+        `folder` or a CSV with path and label columns, if there are labels: used for scores, never for training.
+    device
+        Where to train.
+    cache
+        Folder for decoded images, shared by all runs [default: the user's cache folder].
+    if_exists
+        What to do with a run that is already there.
+    """
+    from unlabeled import api
+
+    run = api.train(
+        data, out, recipe=recipe, labels=labels, device=device, cache=cache, if_exists=if_exists, **_given(settings)
+    )
+    _say_done(run)
+
+
+@app.command
+def resume(run: Path, *, device: DeviceName = "auto") -> None:
+    """Continue a run exactly where it was stopped or killed, and finish it.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    device
+        Where to train.
+    """
+    from unlabeled import api
+
+    _say_done(api.resume(run, device=device))
+
+
+@app.command
+def embed(run: Path, data: Path, *, out: Path, device: DeviceName = "auto") -> None:
+    """Compute the features of images and write them to a file.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    data
+        Images, in any form `train` takes.
+    out
+        File to write: .parquet (path, feature), .npy (names beside it in .txt) or .npz.
+    device
+        Where to compute.
+    """
+    from unlabeled import api
+
+    result = api.load(run, device=device).embed(data, out)
+    skipped = f", {len(result.skipped)} files skipped" if result.skipped else ""
+    output.print(
+        f"{len(result.names):,} features of {result.features.shape[1]} numbers in {out}{skipped}", markup=False
+    )
+
+
+@app.command
+def cluster(
+    run: Path,
+    data: Path | None = None,
+    *,
+    out: Path | None = None,
+    to_folders: Path | None = None,
+    device: DeviceName = "auto",
+) -> None:
+    """Say which image is in which cluster: the training images, or new ones.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    data
+        New images; the training images where not given.
+    out
+        CSV to write: path, cluster, distance, unlike (1 = unlike anything seen in training).
+    to_folders
+        Folder in which to make one subfolder a cluster, with links to the images.
+    device
+        Where to compute.
+    """
+    from unlabeled import api
+
+    rows = api.load(run, device=device).cluster(data, out, to_folders)
+    unlike = sum(row.unlike for row in rows)
+    output.print(
+        f"{len(rows):,} images in {len({row.cluster for row in rows}):,} clusters, {unlike:,} unlike anything seen in training"
+        f"{f'; written to {out}' if out else ''}",
+        markup=False,
+    )
+    if not out and not to_folders:
+        for row in rows:
+            sys.stdout.write(
+                f"{row.cluster}\t{row.distance:.4f}\t{'unlike' if row.unlike else ''}\t{_printable(row.path)}\n"
+            )
+
+
+@app.command
+def search(
+    run: Path,
+    *queries: Path,
+    k: Annotated[int, Parameter(name=("--neighbors", "-k"))] = 10,
+    json: Path | None = None,
+    device: DeviceName = "auto",
+) -> None:
+    """Find the training images most similar to query images.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    queries
+        Image files, or folders of them.
+    k
+        How many to find for each.
+    json
+        File to write the result to.
+    device
+        Where to compute.
+    """
+    from unlabeled import api
+    from unlabeled.errors import ConfigError
+
+    if not queries:
+        raise ConfigError("search needs at least one query image: unlabeled search RUN photo.jpg.")
+    found = api.load(run, device=device).search([str(query) for query in queries], k)
+    for query, hits in found.items():
+        output.print(_printable(query), style="bold", markup=False)
+        for hit in hits:
+            output.print(f"  {hit.similarity:.3f}  {_printable(hit.path)}", markup=False)
+    if json:
+        _write_json(json, {query: [vars(hit) for hit in hits] for query, hits in found.items()})
+
+
+@app.command
+def evaluate(
+    protocol: Protocol,
+    run: Path,
+    data: Path | None = None,
+    *,
+    labels: str = "folder",
+    test: Path | None = None,
+    neighbors: int = 20,
+    json: Path | None = None,
+    device: DeviceName = "auto",
+) -> None:
+    """Score a run against labels, beside the untrained network and raw pixels.
+
+    Parameters
+    ----------
+    protocol
+        knn: share of images whose nearest neighbours vote for the right label.
+        nmi: how much clusters and labels say about each other.
+    run
+        Folder of the run.
+    data
+        Labelled images; the training images where not given.
+    labels
+        `folder` (the class is the folder's name) or a CSV with path and label columns.
+    test
+        Labelled images to score on; without it, a fifth of DATA is held out.
+    neighbors
+        Voters of the kNN; the papers use 200 on large sets.
+    json
+        File to write the numbers to.
+    device
+        Where to compute.
+    """
+    from unlabeled import api
+
+    scores = api.load(run, device=device).evaluate(
+        protocol, data, labels=labels, test=test, json=json, neighbors=neighbors
+    )
+    for name, value in scores.items():
+        text = f"{100 * value:.1f} %" if isinstance(value, float) and name != "nmi" else f"{value:.4g}"
+        output.print(f"{name:14s} {text}", markup=False)
+
+
+@app.command
+def report(run: Path, *, out: Path | None = None) -> None:
+    """Write the report: one HTML file that opens from disk with no network.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    out
+        File to write [default: RUN/report.html].
+    """
+    from unlabeled import api
+
+    output.print(f"Report: {api.load(run, device='cpu').report(out)}", markup=False)
+
+
+def main() -> None:
+    """Entry point: run a verb; every mistake ends in one readable box and exit status 2, a stop in 130."""
+    try:
+        app(exit_on_error=False, print_error=False, help_on_error=False)
+    except ValidationError as error:
+        _fail(_first_problem(error))
+    except CycloptsError as error:
+        _fail(str(error))
+    except UnlabeledError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("Stopped.", 130)
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        sys.stderr.close()
+        sys.exit(0)
+    except Interrupted as stopped:
+        errors.print(str(stopped), markup=False, soft_wrap=True)
+        sys.exit(130)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    name = "--" + "-".join(str(part) for part in problem["loc"]).replace("_", "-")
+    return f"{name} {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}."
+
+
+def _fail(message: str, status: int = 2) -> None:
+    errors.print(Panel(Text(message), title="Error", title_align="left", border_style="red", box=box.ROUNDED))
+    sys.exit(status)
+
+
+def _say_done(run: Any) -> None:
+    last = run.history[-1]
+    output.print(f"Health: {last['status']}{': ' + last['verdict'] if last['verdict'] else ''}", markup=False)
+    output.print(f"Report: {run.folder.report}   Clusters: {run.folder.clusters}", markup=False)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    from unlabeled.runfolder import RunFolder
+
+    RunFolder(path.parent).write_text(path, json_format.dumps(value, indent=2) + "\n")
+
+
+def _printable(name: str) -> str:
+    # A file name may hold line breaks, terminal codes or bytes that are no text.
+    return name.encode(errors="surrogateescape").decode(errors="replace").translate({i: "�" for i in range(32)})
+
+
+if __name__ == "__main__":
+    main()

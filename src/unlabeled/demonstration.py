@@ -1,0 +1,67 @@
+"""`unlabeled demo`: the main job on photographs that come with the dependencies, scored where the answer is known."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unlabeled import session
+from unlabeled.data.photographs import demo_set
+from unlabeled.distributed import barrier, is_main, process_group
+from unlabeled.run import Run
+from unlabeled.runfolder import IfExists, RunFolder, create
+
+CROP_SIDE = 32
+"""Pixels a crop of the photographs is resized to."""
+
+
+def demonstrate(out: Path, device: str, if_exists: IfExists, settings: dict[str, Any]) -> dict[str, Any]:
+    """See `unlabeled.demo`."""
+    kind = session.prepare_device(device)
+    with process_group(kind):
+        run = create(out, if_exists) if is_main() else RunFolder(out)
+        train, test = run.path / "photographs" / "train", run.path / "photographs" / "test"
+        if is_main() and not test.is_dir():
+            write_photographs(train, test, seed=int(settings.get("seed", 0)))
+        barrier()
+        begun = time.monotonic()
+        opened = (
+            session.reopen(run)
+            if run.exists
+            else session.begin(run, str(train), "demo", "folder", kind, run.path / "cache", settings)
+        )
+        session.execute(run, *opened, device=kind)
+        seconds = time.monotonic() - begun
+        trained = Run(run.path, kind)
+        scores = trained.evaluate("knn", train, test=test)
+        last = trained.history[-1]
+        result = {
+            "raw_pixels": scores["raw_pixels"],
+            "untrained": scores["untrained"],
+            "trained": scores["knn"],
+            "train_images": scores["train_images"],
+            "test_images": scores["test_images"],
+            "training_seconds": round(seconds, 1),
+            "status": last["status"],
+            "verdict": last["verdict"],
+        }
+        if is_main():
+            run.write_json(run.path / "demo.json", result)
+            trained.report(store=opened[0])
+        return result
+
+
+def write_photographs(train: Path, test: Path, seed: int) -> None:
+    """Cut the crops and write them as class folders, so that they can be looked at and searched like any folder."""
+    crops = demo_set(CROP_SIDE, seed)
+    for folder, images, labels in ((train, crops.train, crops.train_labels), (test, crops.test, crops.test_labels)):
+        partial = folder.with_name(f".{folder.name}.partial")
+        for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+            path = partial / crops.class_names[label] / f"{number:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(pixels)).save(path, compress_level=1)
+        partial.rename(folder)

@@ -1,0 +1,86 @@
+"""Features of a whole image set: this rank's rows, in index order, from the central view, in evaluation mode.
+
+Shapes: N images, n rows of this rank, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from unlabeled import progress
+from unlabeled.device import autocast
+from unlabeled.distributed import shard
+from unlabeled.errors import Interrupted
+
+if TYPE_CHECKING:
+    from unlabeled.data.loading import Loader
+
+SPILL_BYTES = 4 * 10**9
+"""Features larger than this go to a temporary memory-mapped file instead of memory."""
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Dropout off and running batch statistics inside; the mode it had before, after."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+@torch.no_grad()
+def embed(
+    backbone: nn.Module,
+    loader: Loader,
+    *,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 256,
+    title: str = "features",
+    stop: Callable[[], bool] = lambda: False,
+) -> torch.Tensor:
+    """Features of this rank's shard of all images, [n, D] float32 on the CPU, in index order.
+
+    The view is the one of DeepCluster section 3.4: short side resized, central crop, no augmentation, evaluation mode.
+
+    Raises:
+        Interrupted: `stop()` became true.
+    """
+    total = len(loader.store)
+    part = shard(total)
+    rows = torch.arange(part.start, part.stop)
+    features: torch.Tensor | None = None
+    done, begun = 0, time.monotonic()
+    with evaluation_mode(backbone), progress.bar(title, len(rows)) as update:
+        for _, view in loader.center_batches(rows, batch_size):
+            if stop():
+                raise Interrupted
+            with autocast(view.device, dtype):
+                output = backbone(view)
+            if features is None:
+                features = _allocate(len(rows), output.shape[1])
+            features[done : done + len(output)] = output.float().cpu()
+            done += len(output)
+            update(done, f"{done / (time.monotonic() - begun):,.0f} images/s")
+    if features is None:
+        return torch.zeros(0, 0)
+    return features
+
+
+def _allocate(count: int, dims: int) -> torch.Tensor:
+    needed = count * dims * 4
+    if needed <= SPILL_BYTES:
+        return torch.empty(count, dims)
+    with tempfile.NamedTemporaryFile(prefix="unlabeled-features-", suffix=".f32") as file:
+        # The mapping keeps the unlinked file alive: the space comes back when the tensor goes, whatever ends the process.
+        return torch.from_numpy(np.memmap(Path(file.name), dtype=np.float32, mode="w+", shape=(count, dims)))

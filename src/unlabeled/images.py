@@ -1,0 +1,138 @@
+"""Images of a run: opened the same way when it is trained, resumed and asked about new pictures.
+
+What the training fixed (channels, value range, kept size) is stored in RUN/data.json and applied to every later image, so a
+feature means the same thing whenever it is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from unlabeled import progress
+from unlabeled.config import Config, DataFacts
+from unlabeled.data.augment import Views
+from unlabeled.data.decode import Undecodable, ValueRange, decode
+from unlabeled.data.loading import Loader
+from unlabeled.data.sources import Source, open_source
+from unlabeled.data.store import ImageStore, open_store
+from unlabeled.errors import DataError
+from unlabeled.runfolder import RunFolder
+
+PROBED = 32
+"""Images looked at before a recipe decides; the whole set is read only once, into the store."""
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """RUN/data.json: which images, and how pixels became numbers."""
+
+    data: str
+    """What the user named, as given; found again relative to where the command runs."""
+    labels: str | None
+    """Where labels for evaluation come from, or None."""
+    count: int
+    """Readable images: rows of the target table."""
+    names_digest: str
+    """Digest of their names in order: a resumed run must find the same images at the same index."""
+    channels: int
+    is_colour: bool
+    value_range: dict[str, Any]
+    """`low` and `high` per channel: what became 0 and 255, and the share of values beyond them."""
+    store_size: int
+    cache: str | None
+
+    @staticmethod
+    def of(store: ImageStore, data: str, labels: str | None, store_size: int, cache: Path | None) -> DataRecord:
+        """The record of a store just opened for training."""
+        return DataRecord(
+            data,
+            labels,
+            len(store),
+            digest(store.names),
+            store.channels,
+            store.is_colour,
+            asdict(store.value_range),
+            store_size,
+            str(cache) if cache else None,
+        )
+
+    @staticmethod
+    def read(run: RunFolder) -> DataRecord:
+        """Read RUN/data.json."""
+        return DataRecord(**run.read_json(run.data))
+
+    def open(self, data: str | Path | Source, title: str = "reading images") -> ImageStore:
+        """New images, prepared exactly as the training images were."""
+        source = data if isinstance(data, Source) else open_source(data)
+        low, high, clipped = (self.value_range[key] for key in ("low", "high", "share_clipped"))
+        with progress.bar(title, len(source)) as update:
+            return open_store(
+                source,
+                short_side=self.store_size,
+                cache=Path(self.cache) if self.cache else None,
+                channels=self.channels,
+                value_range=ValueRange(tuple(low), tuple(high), clipped),
+                progress=update,
+            )
+
+
+def digest(names: Sequence[str]) -> str:
+    """Short digest of names in order."""
+    joined = "\0".join(names).encode(errors="surrogateescape")
+    return hashlib.blake2b(joined, digest_size=12).hexdigest()
+
+
+def probe(source: Source, device: Literal["cpu", "cuda"]) -> DataFacts:
+    """What a recipe may know, from a few evenly spaced images.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    sizes: list[tuple[int, int, int]] = []
+    reasons: list[str] = []
+    for i in np.linspace(0, len(source) - 1, min(PROBED, len(source))).astype(int).tolist():
+        try:
+            height, width, channels = decode(source.read(i), source.names[i]).shape
+        except Undecodable as error:
+            reasons.append(f"{source.names[i]}: {error.reason}")
+            continue
+        sizes.append((height, width, channels))
+    if not sizes:
+        # The doctor reads all of them; these few were only the first to fail.
+        return DataFacts(len(source), 3, 1, 1, True, device)
+    heights, widths, channels = zip(*sizes, strict=True)
+    most = max(set(channels), key=channels.count)
+    return DataFacts(len(source), most, int(np.median(heights)), int(np.median(widths)), most == 3, device)
+
+
+def default_cache() -> Path:
+    """Where decoded images are kept unless told otherwise: `UNLABELED_CACHE`, or the user's cache folder."""
+    if folder := os.environ.get("UNLABELED_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unlabeled"
+
+
+def make_loader(store: ImageStore, config: Config, device: torch.device) -> Loader:
+    """Batches of views of these images, as `config` describes them."""
+    return Loader(store, Views.from_config(config, store.is_colour), device=device, seed=config.seed)
+
+
+def same_images(store: ImageStore, record: DataRecord, run: Path) -> None:
+    """Refuse to go on where an index would no longer mean the same image.
+
+    Raises:
+        DataError: images were added, removed or renamed since the run began.
+    """
+    if len(store) != record.count or digest(store.names) != record.names_digest:
+        raise DataError(
+            f"{record.data} now holds {len(store):,} readable images and the run {run} began with {record.count:,} (names compared "
+            "too); put the folder back as it was to resume, or train a new run with another --out."
+        )

@@ -1,0 +1,95 @@
+"""What a run will need, said before it starts, and refused early where it cannot fit.
+
+Numbers are bytes unless a name says otherwise. Shapes: N images, D feature dimensions, K clusters.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from unlabeled.config import Config, DataFacts
+from unlabeled.errors import ConfigError
+from unlabeled.features import SPILL_BYTES
+from unlabeled.progress import size
+
+ACTIVATIONS_PER_INPUT = 60
+"""Bytes of activations kept for the backward pass, per input value: measured on the backbones here between 20 and 60."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The memory a run will take, piece by piece, and what it will do."""
+
+    images: int
+    weights: int
+    activations: int
+    features: int
+    clustering: int
+    steps_per_epoch: int
+    available: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes needed at once on the training device's side; features beyond a limit go to disk instead."""
+        features = 0 if self.features > SPILL_BYTES else self.features
+        return self.weights + self.activations + features + self.clustering
+
+    def sentence(self) -> str:
+        """The plan in one line."""
+        spilled = " (on disk)" if self.features > SPILL_BYTES else ""
+        return (
+            f"memory about {size(self.memory)}: network and optimizer {size(self.weights)}, activations {size(self.activations)}, "
+            f"features {size(self.features)}{spilled}, clustering {size(self.clustering)}; {size(self.available)} are free"
+        )
+
+    def check(self) -> None:
+        """Refuse what cannot fit.
+
+        Raises:
+            ConfigError: more memory is needed than is free.
+        """
+        if self.memory > self.available:
+            raise ConfigError(
+                f"this run needs about {size(self.memory)} of memory and {size(self.available)} are free; "
+                "lower --batch-size or --image-size, or choose a smaller --backbone or fewer --num-clusters."
+            )
+
+
+def plan(network: nn.Module, feature_dim: int, config: Config, facts: DataFacts, world_size: int = 1) -> Plan:
+    """Estimate a run from its network and settings; `world_size` processes share the images, not the weights."""
+    # Weights, gradients, momentum, and the averaged copy that a checkpoint makes.
+    weights = 4 * sum(parameter.nbytes for parameter in network.parameters())
+    view = config.batch_size * facts.channels * config.image_size**2
+    rows = -(-facts.count // world_size)
+    dims = min(config.pca_dims or feature_dim, feature_dim)
+    return Plan(
+        images=facts.count,
+        weights=weights,
+        activations=view * ACTIVATIONS_PER_INPUT,
+        features=rows * feature_dim * 4,
+        clustering=rows * dims * 4 + 4 * config.num_clusters * (dims + 8192) + 8 * feature_dim**2,
+        steps_per_epoch=facts.count // (config.batch_size * world_size),
+        available=free_memory(facts.device),
+    )
+
+
+def free_memory(device: str) -> int:
+    """Bytes free on the device now; for the CPU within the limit of the container, if there is one."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else [2**40]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        # Pages the system would give back on demand count as free.
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = [int(line.split()[1]) * 1024]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
+        free.append(int(limit.read_text()) - int(used.read_text()))
+    return max(min(free), 0)

@@ -1,0 +1,94 @@
+"""Progress a person can follow: bars with an ETA on a terminal, a line now and then in a log file.
+
+Only the first rank prints, and everything goes to standard error, so that standard output stays free for results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Update = Callable[[int, str], None]
+"""`update(done, note)`: how many are done, and a short note such as "1,840 images/s"."""
+
+LOG_SECONDS = 30.0
+"""Without a terminal, a long task says where it is this often."""
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line to a person, on the first rank only."""
+    from unlabeled.distributed import is_main
+
+    if is_main():
+        console.print(message, markup=False)
+
+
+@contextmanager
+def bar(title: str, total: int) -> Iterator[Update]:
+    """A bar for one task; yields the function to call as it advances."""
+    from unlabeled.distributed import is_main
+
+    if not is_main():
+        yield lambda _done, _note="": None
+        return
+    if not console.is_terminal:
+        yield _logger(title, total)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=total, note="")
+        yield lambda done, note="": progress.update(task, completed=done, note=note)
+
+
+def _logger(title: str, total: int) -> Update:
+    begun = last = time.monotonic()
+
+    def update(done: int, note: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LOG_SECONDS and 0 < done < total:
+            last = now
+            remaining = (now - begun) / done * (total - done)
+            console.print(f"{title}: {done:,} of {total:,}, {duration(remaining)} to go {note}".rstrip(), markup=False)
+
+    return update
+
+
+def duration(seconds: float) -> str:
+    """Time for people: 45 s, 3 min 20 s, 2 h 05 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Bytes for people: 512 B, 3.4 MB, 1.2 GB (powers of ten)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

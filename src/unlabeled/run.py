@@ -1,0 +1,320 @@
+"""A trained run in the hand: embed, cluster, search, evaluate, report. Each method is also a verb of the command line.
+
+Shapes: M images asked about, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unlabeled import checkpoint
+from unlabeled.catalogue import Catalogue
+from unlabeled.config import Config
+from unlabeled.data.sources import Source, open_source
+from unlabeled.data.store import ImageStore
+from unlabeled.device import resolve_device, resolve_precision, torch_device
+from unlabeled.distributed import all_gather_rows, is_main
+from unlabeled.errors import ConfigError, DataError, RunError, unknown_name
+from unlabeled.features import embed
+from unlabeled.images import DataRecord, make_loader
+from unlabeled.journal import read as read_journal
+from unlabeled.methods import build_method
+from unlabeled.models import Backbone
+from unlabeled.runfolder import RunFolder, csv_text, find
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Features of M images: `names` as in their source, `features` float32 [M, D], `skipped` files with the reason."""
+
+    names: list[str]
+    features: torch.Tensor
+    skipped: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """One image: its cluster, its distance to the cluster's centre, and whether it is unlike anything seen in training."""
+
+    path: str
+    cluster: int
+    distance: float
+    unlike: bool
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A found image and its cosine similarity to the query."""
+
+    path: str
+    similarity: float
+
+
+class Run:
+    """A run folder opened for use; `backbone` is a plain torch Module (image tensor in, feature out)."""
+
+    def __init__(self, path: str | Path, device: str = "auto") -> None:
+        """Raises RunError where `path` is no run."""
+        self.folder: RunFolder = find(path)
+        self.path = self.folder.path
+        self.config = Config.load(self.folder.config)
+        self._device = resolve_device(device)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, method={self.config.method!r}, backbone={self.config.backbone!r})"
+
+    @cached_property
+    def record(self) -> DataRecord:
+        """Which images the run was trained on."""
+        return DataRecord.read(self.folder)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The trained network without head, in evaluation mode, on the run's device.
+
+        Takes uint8 images [B, C, H, W] or floats in [0, 1] and gives features [B, D]; normalisation is inside.
+        """
+        found = checkpoint.load(self.folder.checkpoints)
+        if found is None:
+            raise RunError(f"{self.path} has no checkpoint yet; run `unlabeled resume {self.path}`.")
+        backbone = self.untrained_backbone()
+        prefix = "method.backbone."
+        own = {name.removeprefix(prefix): value for name, value in found.tensors.items() if name.startswith(prefix)}
+        backbone.load_state_dict(own)
+        return backbone
+
+    def untrained_backbone(self) -> Backbone:
+        """The same network as it was before the first step: the baseline every score is held against."""
+        method = build_method(self.config, self.record.count, self.record.channels)
+        method.to(torch_device(self._device), memory_format=torch.channels_last)
+        return method.backbone.eval()  # pyright: ignore[reportReturnType]
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Features and clusters of the training images."""
+        return Catalogue.load(self.folder.features)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the training images, in index order."""
+        import csv
+
+        with self.folder.clusters.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [row["path"] for row in csv.DictReader(file)]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The journal: one record an epoch."""
+        return read_journal(self.folder.journal)
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Results of earlier `evaluate` calls on this run, by protocol."""
+        return self.folder.read_json(self.folder.scores) if self.folder.scores.is_file() else {}
+
+    def features_of(self, store: ImageStore, backbone: Backbone | None = None, title: str = "features") -> torch.Tensor:
+        """Features [M, D] of opened images, in order, the same on every rank."""
+        device = torch_device(self._device)
+        loader = make_loader(store, self.config, device)
+        dtype = resolve_precision(self.config.precision, device)
+        rows = embed(backbone or self.backbone, loader, dtype=dtype, batch_size=2 * self.config.batch_size, title=title)
+        return all_gather_rows(rows)
+
+    def embed(self, data: str | Path, out: str | Path | None = None) -> Embedding:
+        """Features of images.
+
+        Args:
+            data: a folder, list, manifest, array or archive, as for training.
+            out: where to write them: `.npy` (rows in order, names beside it in a .txt), `.npz` or `.parquet`.
+
+        Raises:
+            DataError: no readable image, or an ending of `out` that is none of these.
+        """
+        writer = _writer(Path(out)) if out else None
+        store = self.record.open(data)
+        result = Embedding(store.names, self.features_of(store), store.skipped)
+        if writer and out and is_main():
+            writer(Path(out), result)
+        return result
+
+    def cluster(
+        self, data: str | Path | None = None, out: str | Path | None = None, to_folders: str | Path | None = None
+    ) -> list[Clustered]:
+        """Which image is in which cluster: the training images, or new ones.
+
+        Args:
+            data: new images; the training images where not given.
+            out: CSV to write: path, cluster, distance, unlike.
+            to_folders: folder in which to make one subfolder a cluster, holding links to (or copies of) the images.
+
+        Raises:
+            DataError: no readable image, or `to_folders` is not empty.
+        """
+        if data is None:
+            catalogue = self.catalogue
+            rows = clustered(self.names, catalogue.clusters, catalogue.distances, catalogue.unlike)
+            locations: list[Path | None] = []
+            if to_folders:
+                locations = self._files(open_source(self.record.data))
+        else:
+            source = open_source(data)
+            store = self.record.open(source)
+            found = self.catalogue.assign(self.features_of(store))
+            rows = clustered(store.names, found.cluster, found.distance, found.unlike)
+            locations = [source.location(int(i)) for i in store.index_in_source] if to_folders else []
+        if out and is_main():
+            write_clusters(Path(out), rows)
+        if to_folders and is_main():
+            sort_into_folders(Path(to_folders), rows, locations)
+        return rows
+
+    def search(self, queries: str | Path | Sequence[str | Path], k: int = 10) -> dict[str, list[Hit]]:
+        """The k training images most similar to each query image, best first, by name of the query.
+
+        Raises:
+            DataError: a query cannot be read, or k is below 1.
+        """
+        if k < 1:
+            raise ConfigError(f"k must be at least 1, got {k}.")
+        found: dict[str, list[Hit]] = {}
+        for query in [queries] if isinstance(queries, (str, Path)) else queries:
+            store = self.record.open(query, title="reading queries")
+            similarity, index = self.catalogue.nearest(self.features_of(store), k)
+            for name, values, rows in zip(store.names, similarity.tolist(), index.tolist(), strict=True):
+                key = name if len(store) > 1 else str(query)
+                found[key] = [Hit(self.names[row], value) for row, value in zip(rows, values, strict=True)]
+        return found
+
+    def evaluate(
+        self,
+        protocol: str,
+        data: str | Path | None = None,
+        *,
+        labels: str = "folder",
+        test: str | Path | None = None,
+        json: str | Path | None = None,
+        neighbors: int = 20,
+    ) -> dict[str, float]:
+        """Score the run against labels, beside the untrained network and raw pixels; see `unlabeled.evaluation`.
+
+        Args:
+            protocol: `knn` or `nmi`.
+            data: labelled images; the training images where not given.
+            labels: `folder`, a CSV with path and label columns, or an array file.
+            test: labelled images to score on; without it, a fifth of `data` is held out.
+            json: file to write the numbers to.
+            neighbors: voters of the kNN.
+
+        Raises:
+            ConfigError: unknown protocol.
+            DataError: labels or images do not fit.
+        """
+        from unlabeled.protocols import PROTOCOLS
+
+        if protocol not in PROTOCOLS:
+            raise ConfigError(unknown_name("protocol", protocol, PROTOCOLS))
+        scores = PROTOCOLS[protocol](self, data or self.record.data, labels=labels, test=test, neighbors=neighbors)
+        if is_main():
+            self.folder.write_json(self.folder.scores, self.scores | {protocol: scores})
+            if json:
+                self.folder.write_json(Path(json), {"protocol": protocol, **scores})
+        return scores
+
+    def _files(self, source: Source) -> list[Path | None]:
+        """Where the training images are now, in index order."""
+        found = {name: source.location(i) for i, name in enumerate(source.names)}
+        return [found.get(name) for name in self.names]
+
+    def report(self, out: str | Path | None = None, *, store: ImageStore | None = None) -> Path:
+        """Write the report, one HTML file that opens from disk without a network; returns where it is.
+
+        Args:
+            out: the file; RUN/report.html where not given.
+            store: the training images, if they are open already.
+        """
+        from unlabeled.summary import write
+
+        return write(self, store or self.record.open(self.record.data), Path(out) if out else self.folder.report)
+
+
+def clustered(
+    names: Sequence[str], cluster: torch.Tensor, distance: torch.Tensor, unlike: torch.Tensor
+) -> list[Clustered]:
+    """Rows of columns: `cluster` int64 [M], `distance` [M], `unlike` bool [M]."""
+    columns = zip(names, cluster.tolist(), distance.tolist(), unlike.tolist(), strict=True)
+    return [Clustered(*row) for row in columns]
+
+
+def write_clusters(path: Path, rows: Sequence[Clustered]) -> None:
+    """Write clusters as CSV."""
+    table = ((row.path, row.cluster, f"{row.distance:.5f}", int(row.unlike)) for row in rows)
+    text = csv_text(("path", "cluster", "distance", "unlike"), table)
+    RunFolder(path.parent).write_text(path, text)
+
+
+def sort_into_folders(folder: Path, rows: Sequence[Clustered], locations: Sequence[Path | None]) -> None:
+    """Make `folder/cluster-0007/` and so on, with links to the images, or copies where links are not to be had.
+
+    Raises:
+        DataError: the folder is not empty, or the images are not files (an array or archive).
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder} is not empty; give --to-folders a new or empty folder.")
+    if any(location is None for location in locations):
+        raise DataError(
+            "--to-folders needs images that are files; these come out of an array or archive: unpack it first."
+        )
+    for number, (row, location) in enumerate(zip(rows, locations, strict=True)):
+        assert location is not None
+        target = folder / f"cluster-{row.cluster:04d}"
+        target.mkdir(parents=True, exist_ok=True)
+        # The index in front keeps equal names from different folders apart.
+        link = target / f"{number:07d}-{location.name}"
+        try:
+            os.symlink(location.resolve(), link)
+        except OSError:
+            shutil.copy2(location, link)
+
+
+def _writer(path: Path) -> Any:
+    writers = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
+    if path.suffix not in writers:
+        raise DataError(f"--out must end in .npy, .npz or .parquet, got '{path.name}'.")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            from unlabeled.errors import MissingExtraError
+
+            raise MissingExtraError("writing Parquet", "table") from None
+    return writers[path.suffix]
+
+
+def _write_npy(path: Path, result: Embedding) -> None:
+    np.save(path, result.features.numpy())
+    names = "".join(f"{name}\n" for name in result.names)
+    path.with_suffix(".txt").write_text(names, encoding="utf-8", errors="surrogateescape")
+
+
+def _write_npz(path: Path, result: Embedding) -> None:
+    np.savez(path, features=result.features.numpy(), names=np.array(result.names))
+
+
+def _write_parquet(path: Path, result: Embedding) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    features = result.features
+    values = pa.array(features.reshape(-1).numpy())
+    column = pa.FixedSizeListArray.from_arrays(values, features.shape[1])
+    names = [name.encode(errors="surrogateescape").decode(errors="replace") for name in result.names]
+    pq.write_table(pa.table({"path": names, "feature": column}), path)

@@ -1,0 +1,197 @@
+"""The folder of one run: what lies where, and how to make, find or refuse one.
+
+RUN/config.json (everything resolved), data.json (which images), environment.json (versions and hardware), metrics.jsonl,
+checkpoints/, features.safetensors (written at the end), clusters.csv, skipped.csv, report.html.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from unlabeled.errors import RunError
+
+IfExists = Literal["refuse", "resume", "replace"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run, and small files written atomically."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Every setting, resolved."""
+        return self.path / "config.json"
+
+    @property
+    def data(self) -> Path:
+        """Which images the run saw, and how they were prepared."""
+        return self.path / "data.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and hardware."""
+        return self.path / "environment.json"
+
+    @property
+    def journal(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Rolling checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def features(self) -> Path:
+        """Features, clusters and calibration of the training images, written when training ends."""
+        return self.path / "features.safetensors"
+
+    @property
+    def clusters(self) -> Path:
+        """Path, cluster, distance and flag of every training image."""
+        return self.path / "clusters.csv"
+
+    @property
+    def scores(self) -> Path:
+        """What `evaluate` found, by protocol."""
+        return self.path / "scores.json"
+
+    @property
+    def skipped(self) -> Path:
+        """Files that could not be used, with the reason."""
+        return self.path / "skipped.csv"
+
+    @property
+    def report(self) -> Path:
+        """The report, one file."""
+        return self.path / "report.html"
+
+    @property
+    def mark(self) -> Path:
+        """Says that this folder was made for a run, from its first moment on."""
+        return self.path / ".unlabeled"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here: its configuration is the last file written before training."""
+        return self.config.is_file()
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Write a file of this run so that a reader never sees half of it.
+
+        Raises:
+            RunError: the disk is full or the folder cannot be written.
+        """
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Names may hold bytes that are no UTF-8; they go out as they came in.
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise RunError(
+                f"cannot write {path} ({error.strerror}); free some space or make the folder writable."
+            ) from None
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Write JSON, readable and diffable."""
+        self.write_text(path, json.dumps(value, indent=2) + "\n")
+
+    def read_json(self, path: Path) -> Any:
+        """Read JSON back.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            raise RunError(f"{path} is missing: {self.path} is not a complete run; train it first.") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is not readable as JSON ({error}).") from None
+
+    def write_csv(self, path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a table with a header line."""
+        self.write_text(path, csv_text(header, rows))
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV text with a header line."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def create(path: Path, if_exists: IfExists = "refuse") -> RunFolder:
+    """Make the folder of a new run.
+
+    Raises:
+        RunError: a run is there and `if_exists` is "refuse", the folder holds other things, or it cannot be made.
+    """
+    run = RunFolder(path)
+    if run.exists and if_exists == "refuse":
+        raise RunError(
+            f"{path} already holds a run; continue it with `unlabeled resume {path}`, choose another --out, or begin anew with "
+            "`--if-exists replace`."
+        )
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file, and --out must name a folder; choose another name.")
+    is_ours = run.exists or run.mark.is_file()
+    if path.is_dir() and not is_ours and any(path.iterdir()):
+        raise RunError(f"{path} holds files that are not a run; choose an empty or new folder for --out.")
+    try:
+        if if_exists == "replace" and is_ours:
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        run.mark.touch()
+    except OSError as error:
+        raise RunError(f"cannot make the folder {path} ({error.strerror}); choose another --out.") from None
+    return run
+
+
+def find(path: Path | str) -> RunFolder:
+    """The run at `path`.
+
+    Raises:
+        RunError: there is none.
+    """
+    run = RunFolder(Path(path))
+    if not run.path.is_dir():
+        raise RunError(f"there is no run folder {path}; train one with `unlabeled train DATA --out {path}`.")
+    if not run.exists:
+        raise RunError(
+            f"{path} is a folder but not a run (it has no config.json); give the folder that `unlabeled train --out` wrote."
+        )
+    return run
+
+
+def environment(device: str, world_size: int) -> dict[str, Any]:
+    """Versions and hardware a result depends on; no host name, no user, no path."""
+    import torch
+
+    names = ("unlabeled", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "safetensors")
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: metadata.version(name) for name in names},
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "processes": world_size,
+    }

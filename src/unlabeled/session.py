@@ -1,0 +1,148 @@
+"""From data and settings to a finished run: what `train`, `resume` and `demo` have in common.
+
+Runs on every rank; only the first writes files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from unlabeled import catalogue, progress
+from unlabeled.allocator import use_big_pages_allocator
+from unlabeled.config import Config, DataFacts
+from unlabeled.data.sources import open_source
+from unlabeled.data.store import ImageStore, open_store
+from unlabeled.device import resolve_device, resolve_precision, torch_device
+from unlabeled.distributed import is_main, world_size
+from unlabeled.errors import Interrupted
+from unlabeled.features import embed
+from unlabeled.images import DataRecord, default_cache, make_loader, probe, same_images
+from unlabeled.methods import build_method
+from unlabeled.plan import plan
+from unlabeled.protocols import train_evaluator
+from unlabeled.recipes import configure
+from unlabeled.run import Run, clustered, write_clusters
+from unlabeled.runfolder import RunFolder, environment
+from unlabeled.signals import stop_on_signals
+from unlabeled.training import Evaluator, train
+
+
+def prepare_device(name: str) -> Literal["cpu", "cuda"]:
+    """Resolve the device and make the process ready for it.
+
+    Raises:
+        ConfigError: a GPU was asked for and there is none.
+    """
+    device = resolve_device(name)
+    if device == "cpu":
+        use_big_pages_allocator()
+    else:
+        # TF32 products change a float32 loss in the fourth digit and run several times faster.
+        torch.set_float32_matmul_precision("high")
+    return device
+
+
+def begin(
+    run: RunFolder,
+    data: str,
+    recipe: str,
+    labels: str | None,
+    device: Literal["cpu", "cuda"],
+    cache: str | Path | None,
+    settings: dict[str, Any],
+) -> tuple[ImageStore, Config, list[Evaluator]]:
+    """Read the images, resolve every setting, say the plan, and write the files a run begins with.
+
+    Raises:
+        DataError: no readable image.
+        ConfigError: settings that do not fit, or a run that cannot fit in memory.
+    """
+    source = open_source(data)
+    facts = probe(source, device)
+    config = configure(recipe, facts, settings)
+    folder = Path(cache) if cache else default_cache()
+    with progress.bar("reading images", len(source)) as update:
+        store = open_store(source, short_side=config.store_size, cache=folder, progress=update)
+    if config.mean is None:
+        mean, std = store.channel_statistics()
+        config = config.replace(mean=mean, std=std)
+    facts = store.facts(device)
+    announce(store, config, facts)
+    evaluators = [train_evaluator(source, store, labels, config.seed)] if labels else []
+    if is_main():
+        run.write_csv(run.skipped, ("file", "reason"), store.skipped)
+        run.write_json(run.environment, environment(device, world_size()))
+        run.write_json(run.data, asdict(DataRecord.of(store, data, labels, config.store_size, folder)))
+        run.write_text(run.config, config.model_dump_json(indent=2) + "\n")
+    return store, config, evaluators
+
+
+def reopen(run: RunFolder) -> tuple[ImageStore, Config, list[Evaluator]]:
+    """What `begin` gave, from the files of the run.
+
+    Raises:
+        DataError: the images are no longer those the run began with.
+    """
+    config, record = Config.load(run.config), DataRecord.read(run)
+    source = open_source(record.data)
+    store = record.open(source)
+    same_images(store, record, run.path)
+    evaluators = [train_evaluator(source, store, record.labels, config.seed)] if record.labels else []
+    return store, config, evaluators
+
+
+def announce(store: ImageStore, config: Config, facts: DataFacts) -> None:
+    """Say what was found and what will be done, and refuse what cannot fit."""
+    method = build_method(config, len(store), store.channels)
+    parts = plan(method.network(), method.backbone.feature_dim, config, facts, world_size())  # pyright: ignore[reportArgumentType]
+    skipped = f", {len(store.skipped):,} files skipped (see skipped.csv)" if store.skipped else ""
+    progress.say(
+        f"{len(store):,} images, typically {facts.height} x {facts.width} pixels, {facts.channels} channels{skipped}"
+    )
+    progress.say(
+        f"{config.method} with {config.num_clusters:,} clusters, {config.backbone} at {config.image_size} pixels, {config.epochs} "
+        f"epochs of {parts.steps_per_epoch:,} steps of {config.batch_size} images, new clusters every {config.reassign_every} "
+        f"epochs, {str(resolve_precision(config.precision, facts.device)).removeprefix('torch.')} on {facts.device} "
+        f"(recipe {config.recipe})"
+    )
+    progress.say(parts.sentence())
+    parts.check()
+
+
+def execute(
+    run: RunFolder,
+    store: ImageStore,
+    config: Config,
+    evaluators: Sequence[Evaluator],
+    *,
+    device: Literal["cpu", "cuda"],
+) -> None:
+    """Train from wherever the run stands, then embed, cluster and report.
+
+    Raises:
+        Interrupted: a signal came; the run is saved.
+        RunError: the disk is full, a checkpoint is damaged, or the loss is no longer a number.
+    """
+    method = build_method(config, len(store), store.channels)
+    loader = make_loader(store, config, torch_device(device))
+    try:
+        with stop_on_signals() as stop:
+            train(method, loader, config, run, evaluators, stop=stop)
+            if not run.features.is_file():
+                dtype = resolve_precision(config.precision, device)
+                rows = embed(
+                    method.backbone, loader, dtype=dtype, batch_size=2 * config.batch_size, stop=stop.asked_alone
+                )
+                made = catalogue.build(rows, config)
+                if is_main():
+                    write_clusters(run.clusters, clustered(store.names, made.clusters, made.distances, made.unlike))
+                    made.save(run.features)
+    except Interrupted:
+        raise Interrupted(f"Stopped and saved; continue with: unlabeled resume {run.path}") from None
+    if is_main():
+        Run(run.path, device).report(store=store)

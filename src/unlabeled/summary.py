@@ -1,0 +1,178 @@
+"""Gathers what the report says about a run; `visualize.report` turns it into a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from unlabeled import __version__, health, progress
+from unlabeled.catalogue import Catalogue
+from unlabeled.data.store import ImageStore
+from unlabeled.randomness import numpy_generator
+from unlabeled.visualize.report import Cluster, Neighbours, ReportFacts, write_report
+
+if TYPE_CHECKING:
+    from unlabeled.run import Run
+
+CLUSTERS_SHOWN = 60
+PER_CLUSTER = 12
+QUERIES_SHOWN = 8
+PER_QUERY = 8
+THUMBNAIL = 96
+"""Pixels: what a thumbnail's long side is reduced to before it goes into a sprite."""
+
+
+def write(run: Run, store: ImageStore, path: Path) -> Path:
+    """Write the report of a finished run to `path`; `store` holds its training images."""
+    write_report(path, facts(run, store))
+    return path
+
+
+def facts(run: Run, store: ImageStore) -> ReportFacts:
+    """Everything the report says, from the files of the run and the pixels of some images."""
+    history, catalogue = run.history, run.catalogue
+    epochs = [record for record in history if record["epoch"] > 0]
+    verdict = health.diagnose(epochs)
+    sizes = torch.bincount(catalogue.clusters, minlength=len(catalogue.centroids))
+    scores = run.scores.get("knn", {})
+    return ReportFacts(
+        title=run.path.resolve().name,
+        subtitle=f"{run.config.method} on {len(store):,} images from {Path(run.record.data).name}",
+        verdict=verdict,
+        run=run_facts(run, store, epochs),
+        history=history,
+        cluster_sizes=sizes.tolist(),
+        clusters=clusters(catalogue, store, sizes),
+        neighbours=neighbours(catalogue, store, run.config.seed),
+        num_images=len(store),
+        skipped=store.skipped,
+        scores={
+            name: scores[key]
+            for key, name in (("raw_pixels", "raw pixels"), ("untrained", "untrained network"), ("knn", "this run"))
+            if key in scores
+        },
+        score_name=f"kNN accuracy on {scores['test_images']:,} held-out images" if scores else "",
+        next_steps=next_steps(verdict, catalogue, bool(scores)),
+        commands=commands(run),
+        generator=f"unlabeled {__version__}",
+    )
+
+
+def run_facts(run: Run, store: ImageStore, epochs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The facts of a run in sections."""
+    config, environment = run.config, run.folder.read_json(run.folder.environment)
+    seconds = sum(record["seconds"] for record in epochs)
+    height, width = store.original_sizes.median(0).values.tolist()
+    low, high = store.value_range.low, store.value_range.high
+    data: dict[str, Any] = {
+        "images": f"{len(store):,}",
+        "skipped files": f"{len(store.skipped):,}",
+        "typical size": f"{height} × {width} pixels",
+        "channels": store.channels,
+    }
+    if set(low) != {0.0} or set(high) != {255.0}:
+        shown = ", ".join(f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True))
+        data["value range"] = f"{shown} ({100 * store.value_range.share_clipped:.2g} % of the values lie beyond)"
+    return {
+        "data": data,
+        "method": {
+            "method": config.method,
+            "recipe": config.recipe,
+            "clusters": f"{config.num_clusters:,}",
+            "new clusters every": f"{config.reassign_every} epochs",
+            "epochs": config.epochs,
+            "seed": config.seed,
+        },
+        "network": {
+            "backbone": config.backbone,
+            "input": config.stem,
+            "view": f"{config.image_size} pixels",
+            "batch": f"{config.batch_size} on each of {environment['processes']} processes",
+            "learning rate": f"{config.lr:g}, {config.schedule}",
+        },
+        "time": {
+            "training": progress.duration(seconds),
+            "speed": f"{np.median([record['images_per_second'] for record in epochs]):,.0f} images/s",
+            "device": environment["device"],
+        },
+        "versions": {"python": environment["python"], **environment["packages"]},
+    }
+
+
+def clusters(catalogue: Catalogue, store: ImageStore, sizes: torch.Tensor) -> list[Cluster]:
+    """The largest clusters, each with its most typical images."""
+    shown: list[Cluster] = []
+    for number in range(min(CLUSTERS_SHOWN, len(sizes))):
+        members = (catalogue.clusters == number).nonzero()[:, 0]
+        if not len(members):
+            continue
+        distances = catalogue.distances[members]
+        typical = members[distances.argsort(stable=True)[:PER_CLUSTER]].tolist()
+        shown.append(
+            Cluster(
+                id=number,
+                size=len(members),
+                thumbnails=[thumbnail(store, i) for i in typical],
+                names=[store.names[i] for i in typical],
+                tightness=float(distances.mean()),
+            )
+        )
+    return shown
+
+
+def neighbours(catalogue: Catalogue, store: ImageStore, seed: int) -> list[Neighbours]:
+    """A few images drawn at random, each with what the network finds most similar to it."""
+    count = min(QUERIES_SHOWN, len(store))
+    chosen = numpy_generator(seed, "report queries").choice(len(store), count, replace=False)
+    similarity, index = catalogue.nearest(catalogue.features[torch.from_numpy(chosen)], PER_QUERY + 1)
+    found: list[Neighbours] = []
+    for query, values, rows in zip(chosen.tolist(), similarity.tolist(), index.tolist(), strict=True):
+        others = [(row, value) for row, value in zip(rows, values, strict=True) if row != query][:PER_QUERY]
+        found.append(
+            Neighbours(
+                query=thumbnail(store, query),
+                query_name=store.names[query],
+                thumbnails=[thumbnail(store, row) for row, _ in others],
+                similarities=[value for _, value in others],
+                names=[store.names[row] for row, _ in others],
+            )
+        )
+    return found
+
+
+def thumbnail(store: ImageStore, i: int) -> np.ndarray:
+    """Image `i` small enough for a page, uint8 [h, w, 1 or 3]; of many channels the first three, or the first."""
+    pixels = store.pixels(i)
+    channels = 3 if pixels.shape[2] >= 3 else 1
+    step = max(1, max(pixels.shape[:2]) // THUMBNAIL)
+    return np.ascontiguousarray(pixels[::step, ::step, :channels].numpy())
+
+
+def next_steps(verdict: health.Verdict, catalogue: Catalogue, has_scores: bool) -> list[str]:
+    """What to try next, most useful first."""
+    steps: list[str] = []
+    if verdict.advice:
+        steps.append(f"{verdict.advice[:1].upper()}{verdict.advice[1:]}.")
+    unlike = int(catalogue.unlike.sum())
+    if unlike:
+        steps.append(f"Look at the {unlike:,} images marked `unlike` in clusters.csv: they resemble nothing else here.")
+    if not has_scores:
+        steps.append(
+            "If some images have labels, score the features: `unlabeled evaluate knn RUN DATA --labels folder`."
+        )
+    steps.append("If clusters split one kind of thing, or join two, train again with fewer or more `--num-clusters`.")
+    return steps
+
+
+def commands(run: Run) -> list[tuple[str, str]]:
+    """Command lines to go on with."""
+    name = run.path.name
+    return [
+        (f"unlabeled embed {name} NEW_IMAGES --out features.npy", "features of new images"),
+        (f"unlabeled cluster {name} --to-folders sorted", "one folder of images for each cluster"),
+        (f"unlabeled search {name} photo.jpg", "the training images most like a photo"),
+        (f"unlabeled evaluate knn {name} DATA --labels folder", "score the features where labels exist"),
+    ]

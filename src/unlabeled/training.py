@@ -1,0 +1,229 @@
+"""The training loop, the same for every method, and what surrounds it: resume, checkpoints, the journal.
+
+The loop is the table of contents: rewrite the table, draw, predict, step, rewrite the rows seen. All randomness is keyed by
+(seed, epoch, step), so a run that was stopped anywhere and continued is the run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from unlabeled import checkpoint, health, progress
+from unlabeled.config import Config
+from unlabeled.data.loading import Loader
+from unlabeled.device import autocast, resolve_precision
+from unlabeled.distributed import all_reduce_sum, barrier, is_distributed, is_main, rank, world_size
+from unlabeled.errors import Interrupted, RunError
+from unlabeled.features import embed
+from unlabeled.journal import Journal, read
+from unlabeled.methods.base import Embed, Method
+from unlabeled.optim import Optimizer, learning_rate
+from unlabeled.randomness import seed_from
+from unlabeled.runfolder import RunFolder
+from unlabeled.signals import Stop
+
+Evaluator = Callable[[Embed], Mapping[str, float]]
+"""Looks at features of the training images, yields named numbers for the journal. Called on every rank."""
+
+EPOCH_SAVE_SECONDS = 30.0
+"""Epochs shorter than this share a checkpoint: time decides how much is repeated after a kill, never a result."""
+
+
+def train(
+    method: Method, loader: Loader, config: Config, run: RunFolder, evaluators: Sequence[Evaluator] = (), *, stop: Stop
+) -> list[dict[str, Any]]:
+    """Train until `config.epochs` are done, from the newest checkpoint in `run` if it has one. Returns the journal.
+
+    Raises:
+        Interrupted: `stop` was asked for; everything up to the last step is saved.
+        RunError: a checkpoint cannot be read or written, or the loss is no longer a number.
+    """
+    device, dtype = loader.device, resolve_precision(config.precision, loader.device)
+    method.to(device, memory_format=torch.channels_last)
+    optimizer = Optimizer(method.backbone, config)
+    saver = Saver(method, optimizer, config, run)
+    meter = saver.restore()
+    # Records count epochs from one; those of epochs not in the checkpoint are cut off and will be written again.
+    journal = Journal(run.journal, meter.epoch + 1) if is_main() else None
+    history = read(run.journal) if journal else []
+
+    def features() -> torch.Tensor:
+        try:
+            return embed(method.backbone, loader, dtype=dtype, batch_size=2 * config.batch_size, stop=stop.asked_alone)
+        except Interrupted:
+            saver.save(meter)
+            raise
+
+    with journal or nullcontext():
+        for epoch in range(meter.epoch, config.epochs):
+            if meter.step == 0:
+                method.before_epoch(epoch, features)
+                optimizer.adopt(method.head)
+            network, order = wrap(method, config), method.draw(epoch)
+            steps = len(order) // (config.batch_size * world_size())
+            with progress.bar(f"epoch {epoch + 1} of {config.epochs}", steps) as update:
+                for index, view in loader.train_batches(order, epoch, config.batch_size, start_step=meter.step):
+                    torch.manual_seed(seed_from(config.seed, "dropout", epoch, meter.step, rank()))
+                    optimizer.set_lr(learning_rate(config, epoch + meter.step / steps))
+                    with autocast(device, dtype):
+                        z = network(view)
+                    target = method.targets(index, z.detach())
+                    loss = method.loss(z.float(), target)
+                    optimizer.step(loss, last=meter.step + 1 == steps)
+                    method.after_step(index, z.detach())
+                    meter.add(loss, len(order) // steps)
+                    update(meter.step, meter.note())
+                    saver.save_if_due(meter, stop)
+            history.append(finish_epoch(method, meter, config, evaluators, features, history))
+            if journal:
+                journal.write(history[-1])
+            meter = Meter(epoch + 1)
+            saver.save_if_due(meter, stop)
+    saver.save(meter)
+    return history
+
+
+def wrap(method: Method, config: Config) -> nn.Module:
+    """The network as this epoch trains it: gradients averaged over ranks, compiled if asked. Anew because heads change."""
+    network: nn.Module = method.network().train()
+    if config.compile:
+        network = torch.compile(network)  # pyright: ignore[reportAssignmentType]
+    if is_distributed():
+        # Statistics are synchronised in the layers themselves, so no buffer needs sending around before a step.
+        network = DistributedDataParallel(network, broadcast_buffers=False)
+    return network
+
+
+def finish_epoch(
+    method: Method,
+    meter: Meter,
+    config: Config,
+    evaluators: Sequence[Evaluator],
+    features: Embed,
+    history: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The journal's record of an epoch: loss, speed, the method's own numbers, evaluations, and the verdict on all of it."""
+    epoch = meter.epoch + 1
+    record: dict[str, Any] = {"epoch": epoch, "loss": meter.mean_loss(), "lr": learning_rate(config, epoch)}
+    record |= method.summary()
+    due = epoch == config.epochs or (config.evaluate_every and epoch % config.evaluate_every == 0)
+    if evaluators and due:
+        for evaluate in evaluators:
+            record |= evaluate(features)
+    record |= {"seconds": round(meter.seconds(), 3), "images_per_second": round(meter.images_per_second(), 1)}
+    verdict = health.diagnose([*history, record])
+    record |= {"status": verdict.status, "verdict": verdict.sentence}
+    knn = f"  kNN {100 * record['knn']:.1f} %" if "knn" in record else ""
+    progress.say(f"epoch {epoch:3d}  loss {record['loss']:.3f} {verdict.line()}{knn}  {meter.note()}")
+    return record
+
+
+@dataclass
+class Meter:
+    """Where the run stands inside an epoch, and the running loss; part of every checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    images: int = 0
+    loss_sum: float | torch.Tensor = 0.0
+    elapsed: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._begun = time.monotonic()
+        self._shown = 0.0
+        self._note = ""
+
+    def add(self, loss: torch.Tensor, images: int) -> None:
+        """Count one step."""
+        # Kept on the device: reading it every step would make a GPU wait.
+        self.loss_sum = self.loss_sum + loss.detach().double()
+        self.step += 1
+        self.images += images
+
+    def total_loss(self) -> float:
+        """Sum of the losses of the steps so far, mean over ranks."""
+        total = all_reduce_sum(torch.as_tensor(self.loss_sum, dtype=torch.float64).clone())
+        if not math.isfinite(total):
+            raise RunError(
+                f"the loss became {float(total)} in epoch {self.epoch + 1}, and it must stay finite: resume with a lower learning "
+                "rate, for example half of it, or with `--precision float32`; the last checkpoint is intact."
+            )
+        return float(total) / world_size()
+
+    def mean_loss(self) -> float:
+        """Mean loss of the steps so far."""
+        return self.total_loss() / max(self.step, 1)
+
+    def seconds(self) -> float:
+        """Time spent in this epoch, earlier sessions of a resumed run included."""
+        return self.elapsed + time.monotonic() - self._begun
+
+    def images_per_second(self) -> float:
+        """Images trained on per second, all ranks together."""
+        return self.images / max(self.seconds(), 1e-9)
+
+    def note(self) -> str:
+        """Speed and loss for the progress bar, refreshed twice a second."""
+        now = time.monotonic()
+        if now - self._shown > 0.5:
+            self._shown = now
+            local = float(self.loss_sum) / max(self.step, 1)
+            self._note = f"{self.images_per_second():,.0f} images/s, loss {local:.3f}"
+        return self._note
+
+
+class Saver:
+    """Checkpoints of a run: what is in them, when they are written, how they are read back."""
+
+    def __init__(self, method: Method, optimizer: Optimizer, config: Config, run: RunFolder) -> None:
+        self.method, self.optimizer, self.config, self.run = method, optimizer, config, run
+        self._last_save = time.monotonic()
+
+    def restore(self) -> Meter:
+        """Load the newest whole checkpoint into method and optimizer; a fresh `Meter` where there is none."""
+        found = checkpoint.load(self.run.checkpoints)
+        if found is None:
+            return Meter()
+        for damage in found.damaged:
+            progress.say(f"Warning: {damage} Going on from the checkpoint before it, {found.path.name}.")
+        self.method.load_state_dict(_under("method.", found.tensors))
+        self.optimizer.adopt(self.method.head)
+        self.optimizer.load_state_tensors(_under("optimizer.", found.tensors))
+        return Meter(found.epoch, found.step, **found.extra)
+
+    def save(self, meter: Meter) -> None:
+        """Write a checkpoint now, on the first rank; the others wait, so that no rank outruns a failed write."""
+        loss_sum = meter.total_loss()  # refuses to store weights that are no longer numbers
+        if is_main():
+            tensors = {f"method.{name}": value for name, value in self.method.state_dict().items()}
+            tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.state_tensors().items()}
+            extra = {"images": meter.images, "loss_sum": loss_sum, "elapsed": meter.seconds()}
+            checkpoint.save(
+                self.run.checkpoints, meter.epoch, meter.step, tensors, keep=self.config.keep_checkpoints, extra=extra
+            )
+        barrier()
+        self._last_save = time.monotonic()
+
+    def save_if_due(self, meter: Meter, stop: Stop) -> None:
+        """Save when enough time has passed, or when asked to stop, and then stop."""
+        limit = 60 * self.config.save_minutes
+        if meter.step == 0:
+            limit = min(limit, EPOCH_SAVE_SECONDS)
+        stopping = stop.asked()
+        if stopping or stop.agree(time.monotonic() - self._last_save > limit):
+            self.save(meter)
+        if stopping:
+            raise Interrupted
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,86 @@
+"""The shape of the package, held: imports point downward, the public surface is exactly what is promised."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import unlabeled
+
+PACKAGE = Path(unlabeled.__file__).parent
+
+# From the ground up; a module may import only from layers below its own, or from its own folder.
+LAYERS = (
+    ("errors", "config", "randomness", "allocator"),
+    ("distributed",),
+    ("device", "progress"),
+    ("signals",),
+    ("data", "models", "cluster", "metrics"),
+    ("features", "memory", "bank_softmax", "losses", "optim", "checkpoint", "journal", "health", "runfolder"),
+    ("methods",),
+    ("training", "plan", "catalogue", "images", "evaluation", "visualize"),
+    ("recipes", "protocols", "summary", "run", "session", "demonstration", "api", "cli", "__main__", "__init__"),
+)
+LEAVES = LAYERS[4]
+DOORS = LAYERS[-1]
+
+
+def top(module: str) -> str:
+    return module.removeprefix("unlabeled").lstrip(".").split(".")[0] or "__init__"
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "unlabeled":
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "unlabeled" else [node.module]
+            )
+            found |= {top(name) for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {top(alias.name) for alias in node.names if alias.name.split(".")[0] == "unlabeled"}
+    return found
+
+
+def test_every_module_has_a_layer():
+    known = {name for layer in LAYERS for name in layer}
+    present = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert present - {"py"} == known
+
+
+def test_imports_point_downward():
+    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    wrong: list[str] = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        own = top(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+        for other in imports_of(path):
+            if other in (own, "__version__") or own == "__init__":
+                continue
+            sideways = level.get(other, 0) == level[own] and (
+                own in LEAVES or own not in DOORS + LAYERS[0] + LAYERS[5] + LAYERS[7]
+            )
+            if other in level and (level[other] > level[own] or sideways):
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {other}")
+    assert not wrong
+
+
+def test_public_names_are_sorted_and_exact():
+    assert unlabeled.__all__ == sorted(unlabeled.__all__)
+    assert set(unlabeled.__all__) == {"__version__", "check", "demo", "load", "resume", "train"}
+    assert all(getattr(unlabeled, name) for name in unlabeled.__all__)
+
+
+def test_the_command_line_imports_nothing_heavy():
+    heavy = ("torch", "torchvision", "scipy", "sklearn", "matplotlib", "skimage", "pyarrow", "tifffile", "pandas")
+    code = f"import sys, unlabeled.cli; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_loop_fits_on_one_screen():
+    tree = ast.parse((PACKAGE / "training.py").read_text())
+    loop = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train")
+    assert loop.end_lineno is not None
+    assert loop.end_lineno - loop.lineno < 60

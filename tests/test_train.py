@@ -1,0 +1,221 @@
+"""The loop: order of events, exact resume after any kill, many processes, and what happens when things go wrong."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import pictures
+from safetensors.torch import load_file
+
+import unlabeled
+from unlabeled import checkpoint
+from unlabeled.errors import DataError, Interrupted, RunError
+from unlabeled.journal import read
+
+SMALL = {
+    "backbone": "alexnet_small",
+    "image_size": 32,
+    "resize": 32,
+    "store_size": 32,
+    "num_clusters": 6,
+    "pca_dims": 16,
+    "batch_size": 24,
+    "epochs": 3,
+    "reassign_every": 1,
+    "precision": "float32",
+    "evaluate_every": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "stripes.npy"
+    np.save(path, pictures(96, side=20)[0])
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that was never stopped."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("whole") / "run"
+    unlabeled.train(data, out, cache=out.parent / "cache", **SMALL)
+    return out
+
+
+def final_tensors(run: Path) -> dict[str, torch.Tensor]:
+    found = checkpoint.load(run / "checkpoints")
+    assert found is not None
+    return found.tensors | {f"features.{k}": v for k, v in load_file(run / "features.safetensors").items()}
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    ours, theirs = final_tensors(run), final_tensors(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    assert (run / "clusters.csv").read_text() == (other / "clusters.csv").read_text()
+    timings = ("seconds", "images_per_second")
+    journals = [
+        [{k: v for k, v in r.items() if k not in timings} for r in read(p / "metrics.jsonl")] for p in (run, other)
+    ]
+    assert journals[0] == journals[1]
+
+
+def command(*arguments: object, threads: int = 1) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    line = [sys.executable, "-m", "unlabeled", *map(str, arguments)]
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def flags(**changes: object) -> list[str]:
+    return [part for name, value in (SMALL | changes).items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def test_a_run_leaves_all_its_files(whole: Path):
+    names = {path.name for path in whole.iterdir()}
+    wanted = {"config.json", "data.json", "environment.json", "metrics.jsonl", "checkpoints", "features.safetensors"}
+    assert wanted | {"clusters.csv", "skipped.csv", "report.html"} <= names
+    assert [record["epoch"] for record in read(whole / "metrics.jsonl")] == [1, 2, 3]
+    assert len((whole / "clusters.csv").read_text().splitlines()) == 97
+
+
+@pytest.mark.parametrize("stops", [2, 5])
+def test_stopped_and_resumed_is_the_same_run(
+    whole: Path, data: Path, tmp_path: Path, stops: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Asked to stop after a number of steps, again and again, also in the middle of an epoch."""
+    from unlabeled import signals
+
+    class StopAfter(signals.Stop):
+        def __init__(self, steps: int) -> None:
+            super().__init__()
+            self.remaining = steps
+
+        def asked(self) -> bool:
+            self.remaining -= 1
+            return self.remaining < 0
+
+    monkeypatch.setattr(signals, "Stop", lambda: StopAfter(stops))
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        unlabeled.train(data, out, cache=tmp_path / "cache", **SMALL)
+    for _ in range(20):
+        try:
+            unlabeled.resume(out)
+            break
+        except Interrupted:
+            continue
+    assert_same_run(out, whole)
+
+
+def test_killed_at_random_moments_is_the_same_run(whole: Path, data: Path, tmp_path: Path):
+    """kill -9 while it trains and saves after every step, then resume: same weights, clusters and journal, bit for bit."""
+    out, dice = tmp_path / "run", random.Random(3)
+    arguments = ["train", data, "--out", out, "--cache", tmp_path / "cache", *flags(), "--save-minutes", "0.00001"]
+    for attempt in range(30):
+        with command(*(arguments if not (out / "config.json").exists() else ["resume", out])) as process:
+            # The first attempts die early on, the later ones are given time to end.
+            try:
+                process.wait(timeout=dice.uniform(3.0, 5.0) + attempt)
+                text = process.communicate()[0]
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                continue
+        assert process.returncode == 0, text
+        break
+    assert attempt > 0, "the run ended before it could be killed"
+    # Only how often it was saved differs, and that is no part of any result.
+    assert_same_run(out, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(data: Path, tmp_path: Path, number: signal.Signals):
+    out = tmp_path / "run"
+    with command("train", data, "--out", out, "--cache", tmp_path / "cache", *flags(epochs=500)) as process:
+        deadline = time.monotonic() + 120
+        while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(number)
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, text
+    assert f"unlabeled resume {out}" in " ".join(text.split())
+    assert "Traceback" not in text
+    assert checkpoint.load(out / "checkpoints") is not None
+
+
+def test_resuming_other_images_is_refused(data: Path, tmp_path: Path):
+    changed = tmp_path / "changed.npy"
+    changed.write_bytes(data.read_bytes())
+    out = tmp_path / "run"
+    unlabeled.train(changed, out, cache=tmp_path / "cache", **SMALL | {"epochs": 1})
+    np.save(changed, pictures(95, side=20)[0])
+    with pytest.raises(DataError, match=r"95 readable images.* 96"):
+        unlabeled.resume(out)
+
+
+def test_an_existing_run_is_refused_unless_told(whole: Path, data: Path):
+    with pytest.raises(RunError, match="already holds a run"):
+        unlabeled.train(data, whole, **SMALL)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(data: Path, tmp_path: Path):
+    with pytest.raises(RunError, match=r"loss became .* lower learning rate"):
+        unlabeled.train(data, tmp_path / "run", cache=tmp_path / "cache", **SMALL | {"lr": 1e12, "epochs": 8})
+
+
+def test_two_processes_are_one(data: Path, tmp_path: Path):
+    """Same targets on every rank, and the run of one process with twice the batch, up to float tolerance."""
+    changes = {"epochs": 2, "image_size": 32}
+    unlabeled.train(data, tmp_path / "one", cache=tmp_path / "cache", **SMALL | changes)
+    line = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(29500 + os.getpid() % 1000),
+    ]
+    line += ["-m", "unlabeled", "train", str(data), "--out", str(tmp_path / "two"), "--cache", str(tmp_path / "cache")]
+    line += flags(**changes, batch_size=12)
+    result = subprocess.run(
+        line, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    one, two = read(tmp_path / "one" / "metrics.jsonl"), read(tmp_path / "two" / "metrics.jsonl")
+    assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], rel=2e-3)
+    ours, theirs = final_tensors(tmp_path / "two"), final_tensors(tmp_path / "one")
+    labels = "method.labels"
+    assert (ours[labels] == theirs[labels]).float().mean() > 0.95
+    # Resume with another number of ranks.
+    resumed = unlabeled.resume(tmp_path / "two")
+    assert resumed.history[-1]["epoch"] == 2
+
+
+def test_hooks_come_in_order(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from unlabeled.methods.deepcluster import DeepCluster
+
+    seen: list[str] = []
+    for name in ("before_epoch", "draw", "targets", "loss", "after_step", "summary"):
+        original = getattr(DeepCluster, name)
+
+        def record(self: DeepCluster, *args: object, _name: str = name, _original: object = original) -> object:
+            seen.append(_name)
+            return _original(self, *args)  # type: ignore[operator]
+
+        monkeypatch.setattr(DeepCluster, name, record)
+    unlabeled.train(data, tmp_path / "run", cache=tmp_path / "cache", **SMALL | {"epochs": 2})
+    step = ["targets", "loss", "after_step"]
+    assert seen == 2 * ["before_epoch", "draw", *4 * step, "summary"]
