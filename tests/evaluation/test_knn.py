@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from unlabeled.errors import DataError
+from unlabeled.evaluation import knn
 from unlabeled.evaluation.knn import KnnProtocol, knn_accuracy, nearest_neighbors, split, weighted_knn
 from unlabeled.randomness import generator
 
@@ -153,3 +154,27 @@ def test_a_split_needs_two_of_a_kind() -> None:
         split(np.zeros(5, dtype=np.int64), 1.5)
     with pytest.raises(DataError, match="labelled rows on both sides"):
         list(KnnProtocol(torch.ones(2, 2), torch.tensor([-1, -1]), torch.ones(1, 2), torch.tensor([0])).run())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_second_search_is_seldom_needed(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    again: list[int] = []
+    whole = knn._search_float32
+
+    def counting(base: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        again.append(len(queries))
+        return whole(base, queries, k)
+
+    monkeypatch.setattr(knn, "_search_float32", counting)
+    train, test = rows(4000, 64, "train", 5, 1.0), rows(200, 64, "test", 5, 1.0)
+    assert nearest_neighbors(train, test, 20, precision=precision).index.shape == (200, 20)
+    assert sum(again) <= 10
+
+
+def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = rows(4000, 16, "train", 5, 1.0), rows(37, 16, "test", 5, 1.0)
+    whole = nearest_neighbors(train, test, 20)
+    monkeypatch.setattr(knn, "SCORES", 4000 * 10)
+    parts = nearest_neighbors(train, test, 20)
+    assert torch.equal(whole.index, parts.index)
+    torch.testing.assert_close(whole.similarity, parts.similarity)

@@ -219,7 +219,7 @@ class _Search:
     def __init__(self, base: torch.Tensor, dtype: torch.dtype, k: int) -> None:
         self.base, self.k = base, k
         self.queries = max(min(QUERIES, SCORES // len(base)), GROUP)
-        # How many of the k best fall into the sample varies; with three deviations more the threshold is rarely too high.
+        # How many of the k best are in the sample varies; with three deviations more the threshold is rarely too high.
         expected = k / SAMPLED
         self.rank = math.ceil(expected + 3 * math.sqrt(expected) + 2)
         self.most = 4 * self.rank * SAMPLED
@@ -232,7 +232,7 @@ class _Search:
             self.rows = torch.empty(GROUP * self.most, base.shape[1], device=base.device)
 
     def __call__(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Index [Q, k] and similarity [Q, k] of the neighbors of each row, best first, and whether that is proven [Q]."""
+        """Index [Q, k] and similarity [Q, k] of the neighbors, best first, and whether they are proven so [Q]."""
         rounded = queries.to(self.rounded.dtype)
         product = torch.mm(rounded, self.rounded.T, out=self.product[: len(queries)])
         threshold = product[:, ::SAMPLED].topk(self.rank, dim=1, sorted=False).values.amin(dim=1)
@@ -245,9 +245,9 @@ class _Search:
         return candidates.gather(1, place), scores, scores[:, -1] > threshold + bound
 
     def _candidates(self, product: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # Columns of the scores that reach the threshold of their row, in order, padded to a matrix; and their number [Q].
-        # Positive floating-point numbers are in the order of their bits, and comparing integers is much faster. Rows with
-        # a threshold below zero, too few columns or too many get none and are left to the float32 search.
+        # Columns of the scores that reach the threshold of their row, in order, padded to a matrix; their number [Q].
+        # Positive floating-point numbers are in the order of their bits, and comparing integers is much faster. Rows
+        # with a threshold below zero, too few columns or too many get none and are left to the float32 search.
         bits = torch.int16 if product.dtype == torch.bfloat16 else torch.int32
         limits = torch.where(threshold > 0, threshold, math.inf).view(bits)[:, None]
         reached, width = self.reached[: len(product)], product.shape[1]
@@ -259,13 +259,11 @@ class _Search:
         begins = torch.arange(len(product) + 1, device=found.device) * width
         counts = torch.searchsorted(found, begins).diff()
         is_usable = (counts >= self.k) & (counts <= self.most)
-        row = torch.repeat_interleave(counts)
-        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-        fits = is_usable[row]
-        counts = counts * is_usable
-        candidates = found.new_zeros((len(product), max(int(counts.max()), self.k)))
-        candidates[row[fits], place[fits]] = (found - begins[row])[fits]
-        return candidates, counts
+        if not bool(is_usable.all()):
+            found, counts = found[torch.repeat_interleave(is_usable, counts)], counts * is_usable
+        candidates = begins[:-1, None].repeat(1, max(int(counts.max()), self.k))
+        candidates.masked_scatter_(torch.arange(candidates.shape[1], device=found.device) < counts[:, None], found)
+        return candidates.sub_(begins[:-1, None]), counts
 
     def _score(self, queries: torch.Tensor, candidates: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         # Float32 cosine of each test row and its candidates [Q, W], minus infinity beyond their number. Not a matrix
@@ -276,7 +274,7 @@ class _Search:
             width = int(counts[part].max())
             index = candidates[part, :width].reshape(-1)
             rows = torch.index_select(self.base, 0, index, out=self.rows[: len(index)])
-            products = rows.view(len(group), width, -1).mul_(queries[part, None])
+            products = rows.view(len(group), width, self.base.shape[1]).mul_(queries[part, None])
             scores[part, :width] = products.sum(dim=2)
         beyond = torch.arange(scores.shape[1], device=scores.device) >= counts[:, None]
         return scores.masked_fill_(beyond, -math.inf)
