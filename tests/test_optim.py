@@ -149,10 +149,14 @@ def test_schedules() -> None:
 def test_damped_sgd_by_hand() -> None:
     weight, bias = nn.Parameter(torch.tensor([[2.0]])), nn.Parameter(torch.tensor([2.0]))
     optimizer = DampedSGD([weight, bias], lr=0.5, momentum=0.75, decay=0.1)
-    for parameter in (weight, bias):
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
+
+    def step() -> None:
+        for parameter in (weight, bias):
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+
+    step()
     assert weight.item() == pytest.approx(2 * 0.9 - 0.5 * 0.25)
     assert bias.item() == pytest.approx(2 - 0.5 * 0.25)
-    optimizer.step()
+    step()
     assert bias.item() == pytest.approx(2 - 0.5 * 0.25 - 0.5 * 0.4375)
