@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -396,3 +398,46 @@ def test_a_file_that_vanishes_is_skipped(folder: Path, monkeypatch: pytest.Monke
     assert made.skipped == [("4.png", "there is no such file")]
     with pytest.raises(Undecodable):
         source.read(4)
+
+
+RANK = """
+import json, sys
+from pathlib import Path
+from unlabeled.data import fill
+from unlabeled.data.sources import open_source
+from unlabeled.data.store import open_store
+from unlabeled.distributed import process_group
+
+decoded, real = [], fill.decode
+fill.decode = lambda content, name="": (decoded.append(name), real(content, name))[1]
+with process_group("cpu"):
+    for cache in ("cache", "in_the_way/cache"):
+        store = open_store(open_source(sys.argv[1]), short_side=16, cache=Path(sys.argv[2], cache), workers=1)
+        total = sum(int(store.pixels(i).sum()) for i in range(len(store)))
+        facts = [len(decoded), len(store), total, "in memory" in store.location]
+        print(json.dumps(facts))
+        decoded.clear()
+"""
+
+
+def test_the_first_of_two_ranks_builds_for_both(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in_the_way").write_text("no folder")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(folder), str(tmp_path)],
+            env=os.environ | {"RANK": str(r), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for r in range(2)
+    ]
+    printed = [process.communicate(timeout=120)[0].splitlines() for process in ranks]
+    first, second = ([json.loads(line) for line in lines if line.startswith("[")] for lines in printed)
+    assert [facts[0] for facts in first] == [6, 6]
+    assert [facts[0] for facts in second] == [0, 6]
+    assert [facts[1:] for facts in first] == [facts[1:] for facts in second]
+    assert [facts[1] for facts in first] == [6, 6]
+    assert [facts[3] for facts in first] == [False, True]

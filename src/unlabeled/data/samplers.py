@@ -6,6 +6,7 @@ Every function is pure: the same labels and generator state give the same order 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from unlabeled.errors import DataError
@@ -77,11 +78,13 @@ def _members_by_cluster(
     """Positions sorted by cluster and shuffled inside it, with start and size of each non-empty cluster."""
     labels = labels.cpu()
     shuffled = torch.randperm(len(labels), generator=generator)
-    shuffled_labels = labels[shuffled]
-    unlabelled = int((shuffled_labels < 0).sum())
-    if unlabelled == len(labels):
+    shuffled = shuffled[labels[shuffled] >= 0]
+    if len(shuffled) == 0:
         raise DataError("no image has a cluster (every label is -1), so there is nothing to draw from; cluster first.")
-    by_cluster = torch.argsort(shuffled_labels, stable=True)[unlabelled:]
-    sizes = torch.bincount(shuffled_labels[by_cluster])
+    shuffled_labels = labels[shuffled]
+    sizes = torch.bincount(shuffled_labels)
+    # NumPy sorts 16-bit numbers by counting, which is several times faster than comparing.
+    narrow = np.uint16 if len(sizes) <= 1 << 16 else np.int64
+    by_cluster = np.argsort(shuffled_labels.numpy().astype(narrow), kind="stable")
     sizes = sizes[sizes > 0]
-    return shuffled[by_cluster], sizes.cumsum(0) - sizes, sizes
+    return shuffled[torch.from_numpy(by_cluster)], sizes.cumsum(0) - sizes, sizes
