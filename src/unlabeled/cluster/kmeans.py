@@ -185,7 +185,7 @@ def _centred(x: Tensor, total: int) -> tuple[Tensor, Tensor, float, float]:
 
 
 def _random_rows(x: Tensor, num_clusters: int, total: int, seed: int) -> Tensor:
-    """[K, D] rows drawn without replacement from all ranks; equal rows are drawn again, a few times."""
+    """[K, D] rows drawn without replacement from all ranks; equal rows are drawn again, within reason."""
     order = torch.randperm(total, generator=generator(seed, "kmeans", "init")).to(x.device)
     lengths = distributed.all_gather_rows(torch.tensor([len(x)], device=x.device))
     offset = int(lengths[: distributed.rank()].sum())
@@ -197,7 +197,7 @@ def _random_rows(x: Tensor, num_clusters: int, total: int, seed: int) -> Tensor:
         return distributed.all_reduce_sum(rows)
 
     centroids, used = rows_at(order[:num_clusters]), num_clusters
-    for _ in range(4):
+    for _ in range(16):
         _, group = torch.unique(centroids, dim=0, return_inverse=True)
         ordered = group.sort(stable=True)
         again = torch.zeros_like(group, dtype=torch.bool)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -35,6 +35,10 @@ _DOUBLE_MOMENTS = 512
 """Widest features whose products are made in float64, where that is cheap."""
 _GUARD = 64
 """Extra directions that the subspace iteration carries, so that the last ones wanted converge too."""
+
+
+Features = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
+"""Rows of features, [n, D], or chunks of them."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Whitening:
 
 
 def fit(
-    features: Tensor | np.ndarray | Iterable[Tensor | np.ndarray],
+    features: Features,
     dims: int,
     *,
     whiten: bool = True,
@@ -132,21 +136,41 @@ def fit(
         empty = torch.zeros(0, len(mean), device=mean.device)
         none = torch.zeros(0, dtype=torch.float64)
         return Whitening(mean.float(), empty, none.float(), none, 0.0)
-    fitted = _decompose(mean, covariance, moments.count, dims, whiten, seed)
-    # bfloat16 adds (2^-9)²/3 of each entry's square as noise: harmless unless a wanted direction is nearly as small.
-    floor = 2.0**-18 / 3 * float(covariance.diagonal().max())
-    if moments.rounded and float(fitted.eigenvalues.min()) < 300 * floor:
-        moments = _Moments(_chunks(features), covariance=True, narrow=False)
-        mean, covariance = moments.reduce()
-        assert covariance is not None
-        fitted = _decompose(mean, covariance, moments.count, dims, whiten, seed)
+    fitted = _decompose(mean, covariance, moments, dims, whiten, seed)
+    if moments.rounded:
+        asked = min(dims, len(mean)) == fitted.dims
+        doubt = moments.rounding(covariance) / max(float(fitted.eigenvalues.min()), 1e-300) if asked else math.inf
+        if doubt > 0.1:
+            moments = _Moments(_chunks(features), covariance=True, narrow=False)
+            mean, covariance = moments.reduce()
+            assert covariance is not None
+            fitted = _decompose(mean, covariance, moments, dims, whiten, seed)
+        elif doubt > 2e-3:
+            fitted = _refine(fitted, features, whiten)
     return fitted
+
+
+def _refine(fitted: Whitening, features: Features, whiten: bool) -> Whitening:
+    """Turn and rescale the components by the float64 covariance of the rows projected on them.
+
+    The span of the components feels rounding only in second order, the variances along them in first.
+    """
+    plain = replace(fitted, scale=torch.ones_like(fitted.scale))
+    projected = (plain.apply(part, normalize_rows=False) for part in _chunks(features))
+    moments = _Moments(projected, covariance=True, narrow=False, double=True)
+    offset, covariance = moments.reduce()
+    assert covariance is not None
+    turned = _decompose(offset, covariance, moments, len(offset), whiten, 0)
+    components = _signed(turned.components @ fitted.components)
+    return replace(
+        fitted, components=distributed.broadcast(components), scale=turned.scale, eigenvalues=turned.eigenvalues
+    )
 
 
 class _Moments:
     """Count, sums and products of rows about a provisional mean, chunk by chunk."""
 
-    def __init__(self, chunks: Iterator[Tensor], *, covariance: bool, narrow: bool) -> None:
+    def __init__(self, chunks: Iterator[Tensor], *, covariance: bool, narrow: bool, double: bool = False) -> None:
         self.count = 0
         self.rounded = False
         first = next(chunks, None)
@@ -166,15 +190,32 @@ class _Moments:
         self.tiles: dict[tuple[int, int], Tensor] = {}
         self.covariance = covariance
         self.rounded = covariance and narrow and widest > _DOUBLE_MOMENTS and has_fast_bfloat16(device.type)
-        self.type = torch.float64 if widest <= _DOUBLE_MOMENTS else torch.bfloat16 if self.rounded else torch.float32
+        self.products = 0
+        if double or widest <= _DOUBLE_MOMENTS:
+            self.type = torch.float64
+        else:
+            self.type = torch.bfloat16 if self.rounded else torch.float32
         for chunk in chain([] if first is None else [first], chunks):
             if chunk.shape[1] != widest:
                 self.mismatch = chunk.shape[1]
                 continue
-            self._add(chunk)
+            # Each narrow product is rounded once as a whole: the more there are, the better the roundings cancel.
+            for part in chunk.split(2048 if self.rounded else _CHUNK):
+                self._add(part)
+
+    def rounding(self, covariance: Tensor) -> float:
+        """About the largest eigenvalue of the error that bfloat16 leaves in the covariance.
+
+        Inputs add (2^-9)²/3 of their square. Products are rounded by 2^-9/sqrt(3) of each entry, of either sign: the
+        norm of a random matrix is at most about twice its longest row.
+        """
+        products = float(distributed.all_reduce_sum(torch.tensor([float(self.products)], device=self.sums.device)))
+        entries = 2 * 2.0**-9 / math.sqrt(3 * products) * float(covariance.norm(dim=1).max())
+        return entries + 2.0**-18 / 3 * float(covariance.diagonal().max())
 
     def _add(self, chunk: Tensor) -> None:
         self.count += len(chunk)
+        self.products += 1
         shifted = chunk - self.shift
         totals = shifted.sum(1)
         self.broken += (~torch.isfinite(totals)).sum()
@@ -229,12 +270,13 @@ def _rough_mean(first: Tensor | None, width: int, device: torch.device) -> Tenso
     return (sums[:-1] / sums[-1].clamp(min=1)).nan_to_num(0, 0, 0).float()
 
 
-def _decompose(mean: Tensor, covariance: Tensor, count: int, dims: int, whiten: bool, seed: int) -> Whitening:
+def _decompose(mean: Tensor, covariance: Tensor, moments: _Moments, dims: int, whiten: bool, seed: int) -> Whitening:
     width = len(mean)
     note = ""
     kept = dims
     if kept > width:
         kept, note = width, f"features are {width} wide, so {width} dimensions are kept instead of {dims}."
+    count = moments.count
     if count <= kept:
         # With as many directions as rows, whitening would make all rows equally far apart and clustering a lottery.
         kept = max(1, count // 2)
@@ -242,19 +284,25 @@ def _decompose(mean: Tensor, covariance: Tensor, count: int, dims: int, whiten: 
     full = width <= _FULL_DECOMPOSITION or 2 * (kept + _GUARD) > width
     values, vectors = _all_eigenvectors(covariance) if full else _subspace(covariance, kept + _GUARD, kept, seed)
     values, vectors = values[:kept], vectors[:, :kept]
-    # float32 features carry rounding of about 1e-7 of their size, whose square is the variance of a dead direction.
-    alive = int((values > 1e-11 * values[0].clamp(min=0)).sum()) if float(values[0]) > 0 else 0
+    # float32 features carry rounding of about 1e-7 of their size, whose square is the variance of a dead direction;
+    # float32 products of them leave 1e-7 itself.
+    dead = 1e-11 if moments.type == torch.float64 else 1e-6
+    alive = int((values > dead * values[0].clamp(min=0)).sum()) if float(values[0]) > 0 else 0
     if alive < kept:
         kept = max(1, alive)
         note = f"features vary along {alive} directions only, so {kept} dimensions are kept instead of {dims}."
     values, components = values[:kept].clamp(min=0), vectors[:, :kept].t().float().contiguous()
-    largest = components.abs().argmax(1, keepdim=True)
-    components *= components.gather(1, largest).sign()
+    components = _signed(components)
     # A set of equal rows has no direction at all: they all become zero rows, not NaN.
     scale = torch.where(values > 0, values, 1).rsqrt() if whiten else torch.ones_like(values)
     # Every rank has the same covariance, but not surely the same library or thread count.
     tensors = [distributed.broadcast(t.contiguous()) for t in (mean.float(), components, scale.float(), values)]
     return Whitening(*tensors, total_variance=float(covariance.diagonal().sum()), note=note)
+
+
+def _signed(components: Tensor) -> Tensor:
+    """Components [d, D] with the largest entry of each made positive: an eigenvector has no sign of its own."""
+    return components * components.gather(1, components.abs().argmax(1, keepdim=True)).sign()
 
 
 def _all_eigenvectors(covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,25 +319,36 @@ def _subspace(covariance: Tensor, size: int, wanted: int, seed: int) -> tuple[Te
     square of that of the vectors.
     """
     unit = covariance.diagonal().mean().clamp(min=1e-300)
+    start = torch.randn(len(covariance), size, generator=generator(seed, "whitening")).to(covariance.device)
     scaled = (covariance / unit).float()
-    start = torch.randn(len(scaled), size, generator=generator(seed, "whitening"))
-    basis, values = _ritz(scaled, scaled @ (scaled @ start.to(scaled.device)))
-    for _ in range(12):
-        cut = float(values[-1])
-        if cut <= 1e-6 * float(values[0]):  # fewer directions than carried: all there is has been found
-            break
-        # The filter may not grow so far apart at both ends of the wanted range that float32 forgets the lower one.
-        growth = math.acosh(max(2 * float(values[0]) / cut - 1, 1 + 1e-6))
-        degree = int(max(1, min(10, 11 // growth)))
-        half = cut / 2
-        older, block = basis, (scaled @ basis) / half - basis
-        for _ in range(degree - 1):
-            older, block = block, 2 * ((scaled @ block) / half - block) - older
-        before = values[:wanted]
-        basis, values = _ritz(scaled, block)
-        if bool(((values[:wanted] - before).abs() <= 1e-4 * before.abs()).all()):
-            break
+    basis, values = _iterate(scaled, scaled @ start, wanted)
+    # float32 sees eigenvalues down to about a millionth of the first; where the wanted ones come near that, float64
+    # does it.
+    if float(values[wanted - 1]) < 1e-4 * float(values[0]):
+        wide = covariance / unit
+        basis, values = _iterate(wide, wide @ start.double(), wanted)
     return values * unit, basis
+
+
+def _iterate(matrix: Tensor, block: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+    """Rounds of filter and Ritz step in the type of `matrix`, from the span of `block`, until the values settle."""
+    tiny = 10 * torch.finfo(matrix.dtype).eps
+    basis, values = _ritz(matrix, block)
+    for _ in range(12):
+        cut = max(float(values[-1]), tiny * float(values[0]), 1e-300)
+        # The filter may not grow so far apart at both ends of the wanted range that rounding buries the lower one.
+        growth = math.acosh(max(2 * float(values[0]) / cut - 1, 1 + 1e-6))
+        degree = int(max(1, min(10, -math.log(100 * tiny) // growth)))
+        half = cut / 2
+        older, block = basis, (matrix @ basis) / half - basis
+        for _ in range(degree - 1):
+            older, block = block, 2 * ((matrix @ block) / half - block) - older
+        before = values[:wanted]
+        basis, values = _ritz(matrix, block)
+        change = (values[:wanted] - before).abs()
+        if bool((change <= 1e-4 * before.abs() + tiny * values[0]).all()):
+            break
+    return basis, values
 
 
 def _ritz(matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
@@ -297,10 +356,10 @@ def _ritz(matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
     basis = torch.linalg.qr(block).Q
     small = (basis.t() @ (matrix @ basis)).double()
     values, turn = torch.linalg.eigh((small + small.t()) / 2)
-    return basis @ turn.flip(1).float(), values.flip(0)
+    return basis @ turn.flip(1).to(basis.dtype), values.flip(0)
 
 
-def _chunks(features: Tensor | np.ndarray | Iterable[Tensor | np.ndarray]) -> Iterator[Tensor]:
+def _chunks(features: Features) -> Iterator[Tensor]:
     """[m, D] float32 pieces of moderate length, without reading a memory map as a whole."""
     pieces = [features] if isinstance(features, Tensor | np.ndarray) else features
     for piece in pieces:
