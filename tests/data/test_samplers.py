@@ -82,3 +82,11 @@ def test_nothing_to_draw_is_said() -> None:
         cluster_weights(torch.tensor([0, 4]), 3)
     with pytest.raises(DataError, match="at least one image"):
         natural(0, 5, generator(0))
+
+
+def test_more_clusters_than_sixteen_bits_count() -> None:
+    labels = torch.cat([torch.arange(70_000), torch.full((500,), 69_999)])
+    order = uniform_over_clusters(labels, 140_000, generator(0))
+    assert int(torch.bincount(labels[order]).max()) <= 3
+    # Three draws of each are shuffled and cut to two thirds: one cluster in 27 is not seen.
+    assert len(labels[order].unique()) == pytest.approx(70_000 * 26 / 27, rel=0.01)

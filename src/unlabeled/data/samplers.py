@@ -26,11 +26,11 @@ def uniform_over_clusters(labels: torch.Tensor, count: int, generator: torch.Gen
     per_cluster = count // len(sizes) + 1
     column = torch.arange(per_cluster).expand(len(sizes), -1)
     repeated = torch.rand((len(sizes), per_cluster), generator=generator, dtype=torch.float64)
-    repeated = (repeated * sizes[:, None]).long()
+    repeated = repeated.mul_(sizes[:, None]).long()
     # Members stand in random order inside their cluster, so the first ones are a draw without repetition.
     position = torch.where(sizes[:, None] > per_cluster, column, repeated) + starts[:, None]
-    drawn = members[position.flatten()]
-    return drawn[torch.randperm(len(drawn), generator=generator)[:count]]
+    drawn = _take(members, position.flatten())
+    return _take(drawn, torch.randperm(len(drawn), generator=generator)[:count])
 
 
 def cluster_then_member(labels: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -42,7 +42,7 @@ def cluster_then_member(labels: torch.Tensor, count: int, generator: torch.Gener
     members, starts, sizes = _members_by_cluster(labels, generator)
     cluster = torch.randint(len(sizes), (count,), generator=generator)
     inside = torch.rand(count, generator=generator, dtype=torch.float64)
-    return members[starts[cluster] + (inside * sizes[cluster]).long()]
+    return _take(members, starts[cluster] + (inside * sizes[cluster]).long())
 
 
 def natural(n: int, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -77,14 +77,18 @@ def _members_by_cluster(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Positions sorted by cluster and shuffled inside it, with start and size of each non-empty cluster."""
     labels = labels.cpu()
-    shuffled = torch.randperm(len(labels), generator=generator)
-    shuffled = shuffled[labels[shuffled] >= 0]
-    if len(shuffled) == 0:
+    labelled = (labels >= 0).nonzero()[:, 0]
+    if len(labelled) == 0:
         raise DataError("no image has a cluster (every label is -1), so there is nothing to draw from; cluster first.")
-    shuffled_labels = labels[shuffled]
-    sizes = torch.bincount(shuffled_labels)
+    sizes = torch.bincount(labels[labelled] if len(labelled) < len(labels) else labels)
     # NumPy sorts 16-bit numbers by counting, which is several times faster than comparing.
-    narrow = np.uint16 if len(sizes) <= 1 << 16 else np.int64
-    by_cluster = np.argsort(shuffled_labels.numpy().astype(narrow), kind="stable")
+    narrow = labels.numpy().astype(np.uint16 if len(sizes) <= 1 << 16 else np.int64)
+    shuffled = _take(labelled, torch.randperm(len(labelled), generator=generator))
+    by_cluster = np.argsort(narrow.take(shuffled.numpy()), kind="stable")
     sizes = sizes[sizes > 0]
-    return shuffled[torch.from_numpy(by_cluster)], sizes.cumsum(0) - sizes, sizes
+    return _take(shuffled, torch.from_numpy(by_cluster)), sizes.cumsum(0) - sizes, sizes
+
+
+def _take(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`values[rows]` of one dimension; NumPy's `take` is five times faster than torch's indexing in random order."""
+    return torch.from_numpy(values.numpy().take(rows.numpy()))
