@@ -45,8 +45,8 @@ def train(
         DataError, ConfigError, RunError: one sentence each.
         Interrupted: Ctrl-C or SIGTERM; the run is saved.
     """
-    from unlabeled.distributed import barrier, is_main, process_group
     from unlabeled import session
+    from unlabeled.distributed import barrier, is_main, process_group
     from unlabeled.run import Run
 
     device = session.prepare_device(device)
@@ -102,7 +102,7 @@ def check(data: str | Path) -> Doctor:
 
     source = open_source(data)
     with progress.bar("checking", len(source)) as update:
-        return doctor.check(source, progress=update)
+        return doctor.check(source, progress=lambda done, _total: update(done, ""))
 
 
 def demo(

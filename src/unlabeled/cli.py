@@ -8,7 +8,7 @@ from __future__ import annotations
 import json as json_format
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Optional
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -40,7 +40,7 @@ app = App(
 
 def _settings_model() -> type[BaseModel]:
     fields: dict[str, Any] = {
-        name: (field.annotation | None, Field(None, description=field.description))  # pyright: ignore[reportOptionalOperand]
+        name: (Optional[field.annotation], Field(None, description=field.description))  # noqa: UP045  (built at run time)
         for name, field in Config.model_fields.items()
         if name != "recipe"
     }
@@ -375,7 +375,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _printable(name: str) -> str:
     # A file name may hold line breaks, terminal codes or bytes that are no text.
-    return name.encode(errors="surrogateescape").decode(errors="replace").translate({i: "�" for i in range(32)})
+    return name.encode(errors="surrogateescape").decode(errors="replace").translate(dict.fromkeys(range(32), "�"))
 
 
 if __name__ == "__main__":

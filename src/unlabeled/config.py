@@ -55,77 +55,89 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    recipe: str = Field("default", description="name of the recipe this configuration began as")
-    method: MethodName = Field("deepcluster", description="what a target is and when it is rewritten")
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    recipe: str = Field(default="default", description="name of the recipe this configuration began as")
+    method: MethodName = Field(default="deepcluster", description="what a target is and when it is rewritten")
+    seed: int = Field(default=0, ge=0, description="seed of everything random")
 
     # Network
     backbone: str = Field(
-        "resnet18", description="network without head; `unlabeled train --help` lists the known names"
+        default="resnet18", description="network without head; `unlabeled train --help` lists the known names"
     )
-    stem: Stem = Field("rgb", description="fixed front of the network: the image itself, or its Sobel gradients")
-    sync_batch_norm: bool = Field(True, description="share batch statistics across ranks")
+    stem: Stem = Field(
+        default="rgb", description="fixed front of the network: the image itself, or its Sobel gradients"
+    )
+    sync_batch_norm: bool = Field(default=True, description="share batch statistics across ranks")
 
     # Views
-    image_size: Count = Field(64, description="side of a training view, pixels")
-    crop: Crop = Field("random_resized", description="how a view is cut from an image")
+    image_size: Count = Field(default=64, description="side of a training view, pixels")
+    crop: Crop = Field(default="random_resized", description="how a view is cut from an image")
     crop_area: tuple[Fraction, Fraction] = Field(
-        (0.2, 1.0), description="least and largest share of the image a view covers"
+        default=(0.2, 1.0), description="least and largest share of the image a view covers"
     )
     crop_ratio: tuple[Positive, Positive] = Field(
-        (3 / 4, 4 / 3), description="least and largest width / height of a crop"
+        default=(3 / 4, 4 / 3), description="least and largest width / height of a crop"
     )
-    flip: Flip = Field("horizontal", description="mirror views, each direction with probability one half")
-    brightness: float = Field(0.4, ge=0, description="strength of the brightness jitter")
-    contrast: float = Field(0.4, ge=0, description="strength of the contrast jitter")
-    saturation: float = Field(0.4, ge=0, description="strength of the saturation jitter; colour images only")
-    hue: float = Field(0.1, ge=0, le=0.5, description="strength of the hue jitter, turns; colour images only")
-    grey: Fraction = Field(0.2, description="probability of a grey view; colour images only")
-    blur: Fraction = Field(0.0, description="probability of a Gaussian blur")
-    store_size: Count = Field(96, description="short side at which decoded images are kept, pixels; never enlarged")
+    flip: Flip = Field(default="horizontal", description="mirror views, each direction with probability one half")
+    brightness: float = Field(default=0.4, ge=0, description="strength of the brightness jitter")
+    contrast: float = Field(default=0.4, ge=0, description="strength of the contrast jitter")
+    saturation: float = Field(default=0.4, ge=0, description="strength of the saturation jitter; colour images only")
+    hue: float = Field(default=0.1, ge=0, le=0.5, description="strength of the hue jitter, turns; colour images only")
+    grey: Fraction = Field(default=0.2, description="probability of a grey view; colour images only")
+    blur: Fraction = Field(default=0.0, description="probability of a Gaussian blur")
+    store_size: Count = Field(
+        default=96, description="short side at which decoded images are kept, pixels; never enlarged"
+    )
     resize: Count = Field(
-        73, description="short side before the central crop of the view that is clustered and embedded, pixels"
+        default=73, description="short side before the central crop of the view that is clustered and embedded, pixels"
     )
-    mean: tuple[float, ...] | None = Field(None, description="channel means in [0, 1]; from the data where not given")
+    mean: tuple[float, ...] | None = Field(
+        default=None, description="channel means in [0, 1]; from the data where not given"
+    )
     std: tuple[Positive, ...] | None = Field(
-        None, description="channel standard deviations in [0, 1]; from the data where not given"
+        default=None, description="channel standard deviations in [0, 1]; from the data where not given"
     )
 
     # Clustering
-    clustering: Clustering = Field("kmeans", description="what turns features into pseudo-labels")
-    num_clusters: Count = Field(100, description="k of k-means; more clusters than kinds of things is right")
-    pca_dims: int = Field(256, ge=0, description="dimensions kept before clustering; 0 keeps all and does not rotate")
-    whiten: bool = Field(True, description="divide the kept dimensions by their standard deviation")
-    normalize_rows: bool = Field(True, description="scale every feature to length one before clustering")
-    kmeans_iterations: Count = Field(20, description="Lloyd iterations")
-    empty_clusters: EmptyClusters = Field("split", description="how an empty cluster is refilled")
-    reassign_every: Count = Field(1, description="epochs between two clusterings")
-    sampling: Sampling = Field("uniform", description="how images are drawn, given their pseudo-labels")
+    clustering: Clustering = Field(default="kmeans", description="what turns features into pseudo-labels")
+    num_clusters: Count = Field(default=100, description="k of k-means; more clusters than kinds of things is right")
+    pca_dims: int = Field(
+        default=256, ge=0, description="dimensions kept before clustering; 0 keeps all and does not rotate"
+    )
+    whiten: bool = Field(default=True, description="divide the kept dimensions by their standard deviation")
+    normalize_rows: bool = Field(default=True, description="scale every feature to length one before clustering")
+    kmeans_iterations: Count = Field(default=20, description="Lloyd iterations")
+    empty_clusters: EmptyClusters = Field(default="split", description="how an empty cluster is refilled")
+    reassign_every: Count = Field(default=1, description="epochs between two clusterings")
+    sampling: Sampling = Field(default="uniform", description="how images are drawn, given their pseudo-labels")
 
     # Optimisation
-    epochs: Count = Field(60, description="passes over as many images as the folder holds")
-    batch_size: Count = Field(128, description="images per step and process")
-    accumulate: Count = Field(1, description="steps whose gradients are summed before the weights move")
-    lr: Positive = Field(0.05, description="learning rate of the body")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the body")
-    weight_decay: float = Field(1e-5, ge=0, description="weight decay of body and head")
-    head_lr: Positive | None = Field(None, description="learning rate of the head; that of the body where not given")
-    head_momentum: float = Field(0.0, ge=0, lt=1, description="momentum of the head; the papers' head has none")
-    schedule: Schedule = Field("constant", description="how the learning rate changes")
-    schedule_steps: tuple[Count, ...] = Field(
-        (), description="epochs after which `steps` divides the learning rate by ten"
+    epochs: Count = Field(default=60, description="passes over as many images as the folder holds")
+    batch_size: Count = Field(default=128, description="images per step and process")
+    accumulate: Count = Field(default=1, description="steps whose gradients are summed before the weights move")
+    lr: Positive = Field(default=0.05, description="learning rate of the body")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of the body")
+    weight_decay: float = Field(default=1e-5, ge=0, description="weight decay of body and head")
+    head_lr: Positive | None = Field(
+        default=None, description="learning rate of the head; that of the body where not given"
     )
-    warmup: float = Field(0.0, ge=0, description="epochs of linear warm-up")
-    precision: Precision = Field("auto", description="bfloat16 autocast where the hardware has it, or float32")
-    compile: bool = Field(False, description="torch.compile the network; it does not pay on CPU")
+    head_momentum: float = Field(default=0.0, ge=0, lt=1, description="momentum of the head; the papers' head has none")
+    schedule: Schedule = Field(default="constant", description="how the learning rate changes")
+    schedule_steps: tuple[Count, ...] = Field(
+        default=(), description="epochs after which `steps` divides the learning rate by ten"
+    )
+    warmup: float = Field(default=0.0, ge=0, description="epochs of linear warm-up")
+    precision: Precision = Field(default="auto", description="bfloat16 autocast where the hardware has it, or float32")
+    compile: bool = Field(default=False, description="torch.compile the network; it does not pay on CPU")
 
     # Watching
     evaluate_every: int = Field(
-        10, ge=0, description="epochs between kNN checks where labels were given; 0 only at the end"
+        default=10, ge=0, description="epochs between kNN checks where labels were given; 0 only at the end"
     )
-    save_minutes: Positive = Field(10.0, description="longest time between two checkpoints inside an epoch, minutes")
+    save_minutes: Positive = Field(
+        default=10.0, description="longest time between two checkpoints inside an epoch, minutes"
+    )
     keep_checkpoints: int = Field(
-        3, ge=2, description="rolling checkpoints kept; two or more, so that a damaged one has an elder"
+        default=3, ge=2, description="rolling checkpoints kept; two or more, so that a damaged one has an elder"
     )
 
     @model_validator(mode="after")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Literal
 
 import torch
 
 from unlabeled.errors import ConfigError
 
+DeviceKind = Literal["cpu", "cuda"]
 
-def resolve_device(name: str = "auto") -> Literal["cpu", "cuda"]:
+
+def resolve_device(name: str = "auto") -> DeviceKind:
     """`cuda` where one is there and `auto` or `cuda` was asked, else `cpu`.
 
     Raises:
@@ -23,18 +26,23 @@ def resolve_device(name: str = "auto") -> Literal["cpu", "cuda"]:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def torch_device(name: Literal["cpu", "cuda"]) -> torch.device:
+def torch_device(name: DeviceKind) -> torch.device:
     """The torch device of this process; on GPU machines each rank has its own current one."""
     return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device("cpu")
 
 
 def has_fast_bfloat16(device: str | torch.device) -> bool:
-    """Whether bfloat16 products run at least twice as fast as float32 ones here, by what the hardware says it has."""
+    """Whether bfloat16 products are faster than float32 ones here: AVX512-BF16 or AMX on a CPU, Ampere or later on a GPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    has_bf16 = capabilities.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
-    return has_bf16 or torch.cpu._is_amx_tile_supported()
+    return cpu_has("_is_avx512_bf16_supported") or cpu_has("_is_amx_tile_supported")
+
+
+@cache
+def cpu_has(question: str) -> bool:
+    """Answer of one of torch's questions about the processor; no where this torch does not know the question."""
+    ask = getattr(torch.cpu, question, None)
+    return bool(ask()) if ask else False
 
 
 def resolve_precision(precision: str, device: str | torch.device) -> torch.dtype:

@@ -7,7 +7,7 @@ Only these named collectives are used anywhere in the package, so what crosses r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -39,7 +39,7 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[None]:
+def process_group(device: str) -> Generator[None]:
     """Join the group that `torchrun` describes in the environment, if it started this process; leave it at the end."""
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
     if not launched or dist.is_initialized():

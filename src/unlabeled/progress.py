@@ -6,7 +6,7 @@ Only the first rank prints, and everything goes to standard error, so that stand
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -37,7 +37,7 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def bar(title: str, total: int) -> Iterator[Update]:
+def bar(title: str, total: int) -> Generator[Update]:
     """A bar for one task; yields the function to call as it advances."""
     from unlabeled.distributed import is_main
 

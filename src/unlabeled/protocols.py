@@ -21,6 +21,7 @@ from unlabeled.errors import DataError
 from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.features import embed
 from unlabeled.images import make_loader
+from unlabeled.methods.base import Embed
 from unlabeled.models import Backbone
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def nmi(run: Run, data: str | Path, *, labels: str, test: str | Path | None, nei
     found = run.catalogue.assign(run.features_of(store))
     known = torch.from_numpy(ids) >= 0
     clusters = found.cluster[known]
-    return {"nmi": metrics.nmi(clusters, torch.from_numpy(ids)[known]), "clusters": int(len(clusters.unique()))}
+    return {"nmi": metrics.nmi(clusters, torch.from_numpy(ids)[known]), "clusters": len(clusters.unique())}
 
 
 PROTOCOLS: dict[str, Callable[..., dict[str, float]]] = {"knn": knn, "nmi": nmi}
@@ -129,7 +130,7 @@ def train_evaluator(
     ids = read_labels(source, spec).ids[store.index_in_source]
     split(ids, seed=seed)  # complains now rather than after the first epochs
 
-    def evaluate(features: Callable[[], torch.Tensor]) -> dict[str, float]:
+    def evaluate(features: Embed) -> dict[str, float]:
         rows = all_gather_rows(features())
         return {"knn": dict(KnnProtocol.held_out(rows, torch.from_numpy(ids), seed=seed, k=20).run())["knn_top1"]}
 

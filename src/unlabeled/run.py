@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from unlabeled.catalogue import Catalogue
 from unlabeled.config import Config
 from unlabeled.data.sources import Source, open_source
 from unlabeled.data.store import ImageStore
-from unlabeled.device import resolve_device, resolve_precision, torch_device
+from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, is_main
-from unlabeled.errors import ConfigError, DataError, RunError, unknown_name
+from unlabeled.errors import ConfigError, DataError, MissingExtraError, RunError, unknown_name
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, make_loader
 from unlabeled.journal import read as read_journal
@@ -67,7 +68,7 @@ class Run:
         self.folder: RunFolder = find(path)
         self.path = self.folder.path
         self.config = Config.load(self.folder.config)
-        self._device = resolve_device(device)
+        self._device: DeviceKind = resolve_device(device)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, method={self.config.method!r}, backbone={self.config.backbone!r})"
@@ -95,8 +96,7 @@ class Run:
     def untrained_backbone(self) -> Backbone:
         """The same network as it was before the first step: the baseline every score is held against."""
         method = build_method(self.config, self.record.count, self.record.channels)
-        method.to(torch_device(self._device), memory_format=torch.channels_last)
-        return method.backbone.eval()  # pyright: ignore[reportReturnType]
+        return method.backbone.to(torch_device(self._device)).eval()
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -289,13 +289,9 @@ def _writer(path: Path) -> Any:
     writers = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
     if path.suffix not in writers:
         raise DataError(f"--out must end in .npy, .npz or .parquet, got '{path.name}'.")
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            from unlabeled.errors import MissingExtraError
-
-            raise MissingExtraError("writing Parquet", "table") from None
+    # Said before an hour of embedding, not after it.
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise MissingExtraError("writing Parquet", "table")
     return writers[path.suffix]
 
 

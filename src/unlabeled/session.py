@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ from unlabeled.allocator import use_big_pages_allocator
 from unlabeled.config import Config, DataFacts
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
-from unlabeled.device import resolve_device, resolve_precision, torch_device
+from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import is_main, world_size
 from unlabeled.errors import Interrupted
 from unlabeled.features import embed
@@ -32,7 +32,7 @@ from unlabeled.signals import stop_on_signals
 from unlabeled.training import Evaluator, train
 
 
-def prepare_device(name: str) -> Literal["cpu", "cuda"]:
+def prepare_device(name: str) -> DeviceKind:
     """Resolve the device and make the process ready for it.
 
     Raises:
@@ -52,7 +52,7 @@ def begin(
     data: str,
     recipe: str,
     labels: str | None,
-    device: Literal["cpu", "cuda"],
+    device: DeviceKind,
     cache: str | Path | None,
     settings: dict[str, Any],
 ) -> tuple[ImageStore, Config, list[Evaluator]]:
@@ -73,9 +73,9 @@ def begin(
         config = config.replace(mean=mean, std=std)
     facts = store.facts(device)
     announce(store, config, facts)
-    evaluators = [train_evaluator(source, store, labels, config.seed)] if labels else []
+    evaluators: list[Evaluator] = [train_evaluator(source, store, labels, config.seed)] if labels else []
     if is_main():
-        run.write_csv(run.skipped, ("file", "reason"), store.skipped)
+        run.write_csv(run.skipped, ("file", "reason"), sorted([*source.skipped, *store.skipped]))
         run.write_json(run.environment, environment(device, world_size()))
         run.write_json(run.data, asdict(DataRecord.of(store, data, labels, config.store_size, folder)))
         run.write_text(run.config, config.model_dump_json(indent=2) + "\n")
@@ -92,14 +92,14 @@ def reopen(run: RunFolder) -> tuple[ImageStore, Config, list[Evaluator]]:
     source = open_source(record.data)
     store = record.open(source)
     same_images(store, record, run.path)
-    evaluators = [train_evaluator(source, store, record.labels, config.seed)] if record.labels else []
+    evaluators: list[Evaluator] = [train_evaluator(source, store, record.labels, config.seed)] if record.labels else []
     return store, config, evaluators
 
 
 def announce(store: ImageStore, config: Config, facts: DataFacts) -> None:
     """Say what was found and what will be done, and refuse what cannot fit."""
     method = build_method(config, len(store), store.channels)
-    parts = plan(method.network(), method.backbone.feature_dim, config, facts, world_size())  # pyright: ignore[reportArgumentType]
+    parts = plan(method.network(), method.backbone.feature_dim, config, facts, world_size())
     skipped = f", {len(store.skipped):,} files skipped (see skipped.csv)" if store.skipped else ""
     progress.say(
         f"{len(store):,} images, typically {facts.height} x {facts.width} pixels, {facts.channels} channels{skipped}"
@@ -120,7 +120,7 @@ def execute(
     config: Config,
     evaluators: Sequence[Evaluator],
     *,
-    device: Literal["cpu", "cuda"],
+    device: DeviceKind,
 ) -> None:
     """Train from wherever the run stands, then embed, cluster and report.
 

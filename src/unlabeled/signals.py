@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -37,7 +37,7 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
+def stop_on_signals() -> Generator[Stop]:
     """Inside, the first SIGINT or SIGTERM only sets the flag; the handlers found before are put back after."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

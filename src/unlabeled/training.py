@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ from unlabeled.device import autocast, resolve_precision
 from unlabeled.distributed import all_reduce_sum, barrier, is_distributed, is_main, rank, world_size
 from unlabeled.errors import Interrupted, RunError
 from unlabeled.features import embed
-from unlabeled.journal import Journal, read
+from unlabeled.journal import Journal
 from unlabeled.methods.base import Embed, Method
 from unlabeled.optim import Optimizer, learning_rate
 from unlabeled.randomness import seed_from
@@ -48,13 +47,10 @@ def train(
         RunError: a checkpoint cannot be read or written, or the loss is no longer a number.
     """
     device, dtype = loader.device, resolve_precision(config.precision, loader.device)
-    method.to(device, memory_format=torch.channels_last)
+    method.to(device)
     optimizer = Optimizer(method.backbone, config)
     saver = Saver(method, optimizer, config, run)
     meter = saver.restore()
-    # Records count epochs from one; those of epochs not in the checkpoint are cut off and will be written again.
-    journal = Journal(run.journal, meter.epoch + 1) if is_main() else None
-    history = read(run.journal) if journal else []
 
     def features() -> torch.Tensor:
         try:
@@ -63,7 +59,8 @@ def train(
             saver.save(meter)
             raise
 
-    with journal or nullcontext():
+    # Records of epochs that are not in the checkpoint are cut off and will be written again.
+    with Journal(run.journal, meter.epoch) as journal:
         for epoch in range(meter.epoch, config.epochs):
             if meter.step == 0:
                 method.before_epoch(epoch, features)
@@ -83,13 +80,11 @@ def train(
                     meter.add(loss, len(order) // steps)
                     update(meter.step, meter.note())
                     saver.save_if_due(meter, stop)
-            history.append(finish_epoch(method, meter, config, evaluators, features, history))
-            if journal:
-                journal.write(history[-1])
+            journal.write(finish_epoch(method, meter, config, evaluators, features, journal.records))
             meter = Meter(epoch + 1)
             saver.save_if_due(meter, stop)
     saver.save(meter)
-    return history
+    return journal.records
 
 
 def wrap(method: Method, config: Config) -> nn.Module:

@@ -2,14 +2,14 @@
 
 Shapes: n rows of this rank, N rows of all ranks, D dimensions, k neighbours. Blocked brute force in three steps:
 
-1. scores x·y - |y|²/2 of a block of rows against all rows in narrow products (bfloat16, or float32 where that is no
-   slower), of which the best few dozen are candidates. The maxima over equal strides, which are plain vector code,
-   leave only a small part of the row to be searched with positions: the best T entries lie in the T strides with the
-   best maxima.
+1. scores x·y - |y|²/2 of a block of rows against all rows in narrow products (8-bit integers, bfloat16, or float32
+   where nothing else is faster), of which the best few dozen are candidates. The maxima over equal strides, which are
+   plain vector code, leave only a small part of the row to be searched with positions: the best T entries lie in the
+   T strides with the best maxima.
 2. squared distances to the candidates in float32, by differences, so those of equal images are exactly zero.
 3. a proof: no other row can be nearer than the k-th candidate, since its score was at most the worst candidate's plus
    twice the largest error the narrow product can make (by Cauchy-Schwarz, from the rounding actually done to each row).
-   Rows whose proof fails are searched again with more candidates, and at last in float64.
+   Rows whose proof fails are searched again in wider products, with more candidates, and at last in float64.
 
 The row itself is left out by its identity, not by its place: an equal image may come before it.
 """
@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from unlabeled import distributed
-from unlabeled.cluster.nearest import has_fast_bfloat16
+from unlabeled.cluster.nearest import Width, has_fast_bfloat16, has_fast_int8, int_product
 from unlabeled.errors import ConfigError, DataError
 
 _STRIDES = 16
-_SPARE = 12
+_SPARE: dict[Width, int] = {"int8": 45, "bfloat16": 12, "float32": 12}
+"""Candidates beyond the k neighbours and the row itself: enough that the proof seldom fails, few enough to be cheap."""
 _SPARE_AGAIN = 116
 _SCORES_IN_CACHE = 2**23
 
@@ -59,7 +60,7 @@ def knn_graph(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         )
     # Distances do not mind a shift, rounding does.
     everyone = everyone - everyone.double().mean(0).float()
-    table = _Table(everyone, narrow=has_fast_bfloat16(x.device.type) and total >= 2048)
+    table = _Table(everyone, _widths(x.device.type, total, x.shape[1]))
     neighbors = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
     distances = torch.empty(len(x), k, device=x.device)
     rows = max(32, min(1024, _SCORES_IN_CACHE // table.columns))
@@ -70,84 +71,125 @@ def knn_graph(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return neighbors, distances
 
 
+def _widths(device_type: str, total: int, dims: int) -> list[Width]:
+    widths: list[Width] = []
+    if total >= 2048 and dims >= 64 and has_fast_int8(device_type):
+        widths.append("int8")
+    return [*widths, "bfloat16" if total >= 2048 and has_fast_bfloat16(device_type) else "float32"]
+
+
+class _Narrow:
+    """All rows in one narrow type, the scores they give, and how far those may be off."""
+
+    def __init__(self, x: Tensor, width: Width, columns: int) -> None:
+        total, dims = x.shape
+        self.step = 1.0
+        bias = -0.5 * x.square().sum(1)
+        if width == "int8":
+            # One entry cut off loosens the proof of every row, so the 8 bits hold all of them unless one is far out.
+            largest = min(float(x.abs().max()), 7 * float(x.square().mean().sqrt()))
+            self.step = max(largest, 1e-30) / 127
+            self.rows = (x / self.step).round_().clamp_(-127, 127).to(torch.int8)
+            self.table = torch.zeros(columns, dims, dtype=torch.int8, device=x.device)
+            self.bias = torch.full((columns,), -(2**30), dtype=torch.int32, device=x.device)
+            self.bias[:total] = (bias / self.step**2).round().to(torch.int32)
+            self.unit, sums, back = 0.0, self.step**2, self.step
+        else:
+            kind = torch.bfloat16 if width == "bfloat16" else torch.float32
+            # Two more dimensions carry -|y|²/2 in two parts, so that it is summed in float32 inside the product.
+            self.rows = torch.ones(total, dims + 2, dtype=kind, device=x.device)
+            self.rows[:, :dims] = x
+            self.table = torch.zeros(columns, dims + 2, dtype=kind, device=x.device)
+            high = bias.to(kind).float()
+            self.table[:total, dims] = high
+            self.table[:total, dims + 1] = bias - high
+            self.table[total:, dims] = -torch.inf
+            self.unit, back = (2.0**-9 if width == "bfloat16" else 2.0**-24), 1.0
+            longest = float(x.norm(dim=1).max())
+            sums = 1.5 * longest**2 * ((dims + 2) * 2.0**-24 + 2.0**-17)
+        self.table[:total, :dims] = self.rows[:, :dims]
+        self.lost = torch.empty(total, device=x.device)
+        for start in range(0, total, 8192):
+            part = slice(start, start + 8192)
+            self.lost[part] = (x[part] - self.rows[part, :dims].float() * back).norm(dim=1)
+        norms = x.norm(dim=1)
+        # |x·y - x'·y'| <= |x'| |y - y'| + |x - x'| |y| for the rounded rows x', y', plus what sums and the bias lose.
+        self.error = (norms + self.lost) * self.lost.max() + self.lost * norms.max() + sums
+        self.buffer = torch.empty(
+            0, columns, dtype=torch.int32 if width == "int8" else self.rows.dtype, device=x.device
+        )
+
+    def scores(self, index: Tensor) -> Tensor:
+        """[m, columns] narrow scores of the rows `index` against all rows, in a buffer that the next call reuses."""
+        if len(self.buffer) < len(index):
+            self.buffer = self.buffer.new_empty(len(index), self.buffer.shape[1])
+        out = self.buffer[: len(index)]
+        if self.rows.dtype == torch.int8:
+            return int_product(self.rows[index], self.table, out).add_(self.bias)
+        return torch.mm(self.rows[index], self.table.t(), out=out)
+
+    def proves(self, index: Tensor, worst: Tensor, score: Tensor) -> Tensor:
+        """Whether a true score beats every row whose narrow score is no better than `worst`, [m] each."""
+        least = worst.float() * self.step**2
+        return score >= least + self.error[index] + self.unit * least.abs() * 1.01
+
+
 class _Table:
     """All rows, ready to be searched by blocks of rows."""
 
-    def __init__(self, x: Tensor, *, narrow: bool) -> None:
-        total, dims = x.shape
+    def __init__(self, x: Tensor, widths: list[Width]) -> None:
         self.x = x
-        self.total = total
-        width = -(-total // (32 * _STRIDES)) * 32
-        self.columns = width * _STRIDES
-        kind = torch.bfloat16 if narrow else torch.float32
-        # Two more dimensions carry -|y|²/2 in two parts, so that it is summed in float32 inside the product.
-        self.rows = torch.ones(total, dims + 2, dtype=kind, device=x.device)
-        self.rows[:, :dims] = x
-        self.table = torch.zeros(self.columns, dims + 2, dtype=kind, device=x.device)
-        self.table[:total, :dims] = x
-        bias = -0.5 * x.square().sum(1)
-        high = bias.to(kind).float()
-        self.table[:total, dims] = high
-        self.table[:total, dims + 1] = bias - high
-        self.table[total:, dims] = -torch.inf
-        self.bias = bias
-        self.norms = x.norm(dim=1)
-        lost = torch.empty_like(self.norms)
-        for start in range(0, total, 8192):
-            part = slice(start, start + 8192)
-            lost[part] = (x[part] - self.rows[part, :dims].float()).norm(dim=1)
-        self.lost, self.most_lost, self.longest = lost, float(lost.max()), float(self.norms.max())
-        # Unit of rounding of the stored score, and of the bias in two parts; sums in float32 add D roundings of 2^-24.
-        self.unit = (2.0**-8 if narrow else 2.0**-23) * 0.5
-        self.sum_unit = (dims + 2) * 2.0**-24
-        self.scores: Tensor | None = None
+        self.total = len(x)
+        self.columns = -(-self.total // (32 * _STRIDES)) * 32 * _STRIDES
+        self.widths = widths
+        self.narrow: dict[Width, _Narrow] = {}
+        self.others = x.new_empty(0)
 
     def search(self, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """k nearest others of the rows `index`, proven."""
-        neighbors, distances, proven = self._candidates(index, k, k + 1 + _SPARE)
-        for spare in (_SPARE_AGAIN, 0):
-            again = (~proven).nonzero().squeeze(1)
-            if not len(again):
-                break
-            found = self._candidates(index[again], k, k + 1 + spare) if spare else self._everything(index[again], k)
-            neighbors[again], distances[again], proven[again] = found
+        neighbors = torch.empty(len(index), k, dtype=torch.int64, device=index.device)
+        distances = torch.empty(len(index), k, device=index.device)
+        left = torch.arange(len(index), device=index.device)
+        rounds: list[tuple[Width, int]] = [(width, _SPARE[width]) for width in self.widths]
+        rounds.append((self.widths[-1], _SPARE_AGAIN))
+        for width, spare in rounds:
+            neighbors[left], distances[left], proven = self._candidates(index[left], k, width, k + 1 + spare)
+            left = left[~proven]
+            if not len(left):
+                return neighbors, distances
+        neighbors[left], distances[left] = self._everything(index[left], k)
         return neighbors, distances
 
-    def _candidates(self, index: Tensor, k: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, index: Tensor, k: int, width: Width, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Neighbours among the `count` best narrow scores, their distances, and whether they are proven [m]."""
+        if width not in self.narrow:
+            self.narrow[width] = _Narrow(self.x, width, self.columns)
         count = min(count, self.columns)
-        if self.scores is None or len(self.scores) < len(index):
-            self.scores = torch.empty(len(index), self.columns, dtype=self.rows.dtype, device=self.x.device)
-        scores = torch.mm(self.rows[index], self.table.t(), out=self.scores[: len(index)])
-        width = self.columns // _STRIDES
-        tiles = scores.view(len(index), _STRIDES, width)
-        strides = tiles.amax(1).topk(min(count, width), dim=1).indices
-        inside = tiles.gather(2, strides[:, None, :].expand(-1, _STRIDES, -1)).flatten(1)
-        best, where = inside.topk(count, dim=1)
-        stride = where // strides.shape[1]
-        candidates = stride * width + strides.gather(1, where % strides.shape[1])
+        best, candidates = _top(self.narrow[width].scores(index), count)
         neighbors, distances = self._nearest_of(index, candidates, k)
         if count >= self.total:
             return neighbors, distances, torch.ones(len(index), dtype=torch.bool, device=index.device)
-        # A row left out scored at most `worst` when rounded. Its true score is higher by no more than `error`.
-        worst = best[:, -1].float()
-        norms, lost = self.norms[index], self.lost[index]
-        error = (norms + lost) * self.most_lost + lost * self.longest + self.unit * worst.abs() * 1.01
-        error += (self.sum_unit + 2.0**-17) * (norms * self.longest + 0.5 * self.longest**2)
-        score = 0.5 * (norms.square() - distances[:, -1])
-        return neighbors, distances, (score >= worst + error) | (distances[:, -1] == 0)
+        score = 0.5 * (self.x[index].square().sum(1) - distances[:, -1])
+        proven = self.narrow[width].proves(index, best[:, -1], score)
+        return neighbors, distances, proven | (distances[:, -1] == 0)
 
     def _nearest_of(self, index: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """k nearest of the candidates [m, T], the row itself left out, by distance and then by position."""
         candidates = candidates.sort(dim=1).values
         valid = (candidates < self.total) & (candidates != index[:, None])
-        others = self.x[candidates.clamp(max=self.total - 1)]
+        # Fresh memory for every block would cost more than reading the rows.
+        size = candidates.numel() * self.x.shape[1]
+        if self.others.numel() < size:
+            self.others = self.x.new_empty(size)
+        others = self.others[:size].view(candidates.numel(), -1)
+        torch.index_select(self.x, 0, candidates.clamp(max=self.total - 1).flatten(), out=others)
+        others = others.view(*candidates.shape, -1)
         distances = others.sub_(self.x[index][:, None]).square_().sum(2)
-        distances = distances.masked_fill_(~valid, torch.inf).sort(dim=1, stable=True)
-        order = distances.indices[:, :k]
-        return candidates.gather(1, order), distances.values[:, :k]
+        ranked = distances.masked_fill_(~valid, torch.inf).sort(dim=1, stable=True)
+        order = ranked.indices[:, :k]
+        return candidates.gather(1, order), ranked.values[:, :k]
 
-    def _everything(self, index: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _everything(self, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The same from float64 scores of all rows: rare, slow and sure."""
         found: list[tuple[Tensor, Tensor]] = []
         for part in index.split(64):
@@ -156,7 +198,22 @@ class _Table:
             for start in range(0, self.total, 16384):
                 others = self.x[start : start + 16384].double()
                 scores[:, start : start + 16384] = rows @ others.t() - 0.5 * others.square().sum(1)
-            candidates = scores.topk(min(self.total, k + 1 + _SPARE), dim=1).indices
+            candidates = scores.topk(min(self.total, k + 1 + _SPARE_AGAIN), dim=1).indices
             found.append(self._nearest_of(part, candidates, k))
         neighbors, distances = (torch.cat(columns) for columns in zip(*found, strict=True))
-        return neighbors, distances, torch.ones(len(index), dtype=torch.bool, device=index.device)
+        return neighbors, distances
+
+
+def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` best of each row of `scores` [m, columns], best first, and where they are: `topk`, several times
+    faster."""
+    columns = scores.shape[1]
+    width = columns // _STRIDES
+    if width <= count or width % 32:
+        best = scores.topk(count, dim=1)
+        return best.values, best.indices
+    tiles = scores.view(len(scores), _STRIDES, width)
+    strides = _top(tiles.amax(1), count)[1]
+    inside = tiles.gather(2, strides[:, None, :].expand(-1, _STRIDES, -1)).flatten(1)
+    best = inside.topk(count, dim=1)
+    return best.values, best.indices // count * width + strides.gather(1, best.indices % count)

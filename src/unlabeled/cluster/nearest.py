@@ -42,7 +42,7 @@ def has_fast_int8(device_type: str) -> bool:
         return False
     probe = torch.full((32, 64), 127, dtype=torch.int8)
     # 127 * 127 * 64 overflows the 16-bit sums of instruction sets before VNNI; trust the answer, not the flag.
-    return bool((_int_product(probe, probe) == 127 * 127 * 64).all())
+    return bool((int_product(probe, probe) == 127 * 127 * 64).all())
 
 
 def _cpu_has(question: str) -> bool:
@@ -138,7 +138,7 @@ class Nearest:
         for start in range(0, len(self.x), rows):
             part = self._narrow[start : start + rows]
             out = scores[: len(part)]
-            _int_product(part, table, out)
+            int_product(part, table, out)
             labels[start : start + rows] = block_max(out.add_(padded), blocks)[1]
         return labels
 
@@ -207,7 +207,7 @@ def _labels_float32(x: Tensor, centroids: Tensor, bias: Tensor) -> Tensor:
     return labels
 
 
-def _int_product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+def int_product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """left @ rightᵀ of int8 matrices with int32 sums: torch's only operator for it on CPU has a private name."""
     return torch._int_mm(left, right.t(), out=out)  # pyright: ignore[reportPrivateUsage]
 

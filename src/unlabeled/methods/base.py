@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from unlabeled.models import Backbone
 from unlabeled.randomness import generator
 
 Embed = Callable[[], torch.Tensor]
@@ -23,10 +24,10 @@ Embed = Callable[[], torch.Tensor]
 class Method(nn.Module):
     """A backbone, a head and a table of targets. Hooks are named by the time they run; the default ones do nothing."""
 
-    backbone: nn.Module
+    backbone: Backbone
     head: nn.Module
 
-    def __init__(self, backbone: nn.Module, num_images: int, seed: int) -> None:
+    def __init__(self, backbone: Backbone, num_images: int, seed: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.num_images = num_images

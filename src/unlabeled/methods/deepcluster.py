@@ -39,7 +39,6 @@ STATISTICS_ROWS = 4096
 class DeepCluster(Method):
     """Targets are cluster ids: `labels`, int64 [N], -1 before the first clustering."""
 
-    backbone: Backbone
     labels: torch.Tensor
     statistics: torch.Tensor
 
