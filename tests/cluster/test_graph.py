@@ -21,14 +21,14 @@ def brute_force(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return order.indices[:, :k], order.values[:, :k]
 
 
-def narrow(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
-    monkeypatch.setattr(graph, "has_fast_bfloat16", lambda device: answer)
+def use(monkeypatch: pytest.MonkeyPatch, *widths: str) -> None:
+    monkeypatch.setattr(graph, "_widths", lambda device, total, dims: list(widths))
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["bfloat16", "float32"])
-@pytest.mark.parametrize(("n", "d", "k"), [(2, 3, 1), (40, 8, 5), (300, 16, 10), (2500, 32, 10), (2500, 4, 7)])
-def test_equals_brute_force(n: int, d: int, k: int, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow(monkeypatch, fast)
+@pytest.mark.parametrize("widths", [("float32",), ("bfloat16",), ("int8", "bfloat16")])
+@pytest.mark.parametrize(("n", "d", "k"), [(2, 3, 1), (40, 8, 5), (300, 16, 10), (1500, 4, 7), (2500, 64, 10)])
+def test_equals_brute_force(n: int, d: int, k: int, widths: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, *widths)
     x = rows(n, d)
     neighbors, distances = knn_graph(x, k)
     expected, expected_distances = brute_force(x, k)
@@ -58,7 +58,7 @@ def test_the_row_itself_is_left_out_even_among_duplicates() -> None:
 
 
 def test_crowds_that_bfloat16_cannot_tell_apart_are_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow(monkeypatch, True)
+    use(monkeypatch, "int8", "bfloat16")
     # Two thousand rows within 1e-3 of one place: every narrow score ties, the proof fails, float64 decides.
     x = torch.randn(1, 32, generator=torch.Generator().manual_seed(1)) * 10 + 1e-3 * rows(2100, 32)
     x = torch.cat([x, rows(50, 32) * 20])
