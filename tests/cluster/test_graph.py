@@ -40,7 +40,7 @@ def test_equals_brute_force(n: int, d: int, k: int, widths: tuple[str, ...], mon
 def test_blocks_equal_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     x = rows(2300, 24)
     whole = knn_graph(x, 6)
-    monkeypatch.setattr(graph, "_SCORES_IN_CACHE", 1)
+    monkeypatch.setattr(graph, "_SCORES_AT_ONCE", 1)
     small = knn_graph(x, 6)
     assert torch.equal(whole[0], small[0])
     assert torch.equal(whole[1], small[1])

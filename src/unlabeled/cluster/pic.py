@@ -76,8 +76,8 @@ def pic(
     starts, columns, weights = _symmetric(index, np.exp(-distances / bandwidth**2))
     v, done = _power(starts, columns, weights, damping, iterations)
     parents = _uphill(starts, columns, weights, v)
-    roots = _follow(parents)
-    _, labels = np.unique(roots, return_inverse=True)
+    maxima = parents == np.arange(len(parents))
+    labels = (np.cumsum(maxima) - 1)[_follow(parents)]
     sizes = np.bincount(labels)
     alone = int((sizes == 1).sum())
     if singletons != "keep":
@@ -150,16 +150,18 @@ def _uphill(
     """The neighbour each row points to, or itself; among equal ones the first."""
     total = len(starts) - 1
     lengths = np.diff(starts)
-    rows = np.repeat(np.arange(total), lengths)
-    gains = weights * (v[columns] - v[rows])
-    parents = np.arange(total)
+    gains = v[columns]
+    gains -= np.repeat(v, lengths)
+    gains *= weights
+    best = np.full(total, np.inf)
     linked = np.flatnonzero(lengths)
-    best = np.full(total, -np.inf)
     if len(linked):
         best[linked] = np.maximum.reduceat(gains, starts[linked])
-    hits = np.flatnonzero((gains == best[rows]) & (gains > 0))
+    best[best <= 0] = np.inf
+    hits = np.flatnonzero(gains == np.repeat(best, lengths))[::-1]
     # Written last to first, so that the first of equal neighbours stays.
-    parents[rows[hits[::-1]]] = columns[hits[::-1]]
+    parents = np.arange(total)
+    parents[np.repeat(np.arange(total, dtype=np.int32), lengths)[hits]] = columns[hits]
     return parents
 
 
