@@ -17,9 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from unlabeled.errors import ConfigError, unknown_name
 
 MethodName = Literal["deepcluster"]
-Clustering = Literal["kmeans"]
-Stem = Literal["rgb", "sobel"]
-Sampling = Literal["uniform", "natural", "weighted"]
+Clustering = Literal["kmeans", "pic", "pic_lin_cohen", "cliques"]
+Stem = Literal["rgb", "sobel", "sobel_nat", "highpass"]
+Normalization = Literal["dataset", "image"]
+Head = Literal["linear", "no_relu"]
+Feature = Literal["before_relu", "after_relu"]
+Singletons = Literal["attach", "keep", "drop"]
+SubsetMode = Literal["same", "resampled", "mismatched"]
+Sampling = Literal["uniform", "cluster_then_member", "natural", "weighted"]
 Schedule = Literal["constant", "cosine", "steps"]
 Crop = Literal["random_resized", "random", "center"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
@@ -64,7 +69,14 @@ class Config(BaseModel):
         default="resnet18", description="network without head; `unlabeled train --help` lists the known names"
     )
     stem: Stem = Field(
-        default="rgb", description="fixed front of the network: the image itself, or its Sobel gradients"
+        default="rgb", description="fixed front of the network: the image, its Sobel gradients, or its high frequencies"
+    )
+    normalize: Normalization = Field(
+        default="dataset", description="subtract the channel means of the data, or every image's own mean"
+    )
+    head: Head = Field(default="linear", description="what is put on the feature: ReLU and a linear layer, or no ReLU")
+    data_init: bool = Field(
+        default=False, description="scale the first weights by the data, so that every layer begins equally strong"
     )
     sync_batch_norm: bool = Field(default=True, description="share batch statistics across ranks")
 
@@ -100,6 +112,26 @@ class Config(BaseModel):
     # Clustering
     clustering: Clustering = Field(default="kmeans", description="what turns features into pseudo-labels")
     num_clusters: Count = Field(default=100, description="k of k-means; more clusters than kinds of things is right")
+    feature: Feature = Field(
+        default="before_relu", description="what is clustered: features before or after their last ReLU"
+    )
+    graph_neighbors: Count = Field(default=5, description="neighbours of each image in the graph of pic and cliques")
+    bandwidth: Positive = Field(default=0.2, description="sigma of the Gaussian affinity of pic")
+    damping: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.001, description="share of the graph in each power iteration of pic"
+    )
+    pic_iterations: Count = Field(default=200, description="power iterations of pic at most; it stops when settled")
+    singletons: Singletons = Field(
+        default="attach", description="images that pic leaves alone: attach to a neighbour, keep, or drop from training"
+    )
+    subset: int = Field(default=0, ge=0, description="images an epoch samples, clusters and trains on; 0 takes all")
+    subset_mode: SubsetMode = Field(
+        default="resampled",
+        description="the same subset always, a new one each clustering, or new ones of clusters made on all images",
+    )
+    loss_subset: int = Field(
+        default=0, ge=0, description="classes the loss looks at in a batch, for very many clusters; 0 is exact"
+    )
     pca_dims: int = Field(
         default=256, ge=0, description="dimensions kept before clustering; 0 keeps all and does not rotate"
     )

@@ -23,6 +23,7 @@ def build_method(config: Config, num_images: int, channels: int) -> Method:
         mean=config.mean,
         std=config.std,
         image_size=config.image_size,
+        normalize=config.normalize,
         generator=generator(config.seed, "weights"),
     )
     convert_sync(backbone, config.sync_batch_norm)
