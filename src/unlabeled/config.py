@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from unlabeled.errors import ConfigError, unknown_name
 
-MethodName = Literal["deepcluster"]
+MethodName = Literal["deepcluster", "nat", "instance", "supervised"]
 Clustering = Literal["kmeans", "pic", "pic_lin_cohen", "cliques"]
 Stem = Literal["rgb", "sobel", "sobel_nat", "highpass"]
 Normalization = Literal["dataset", "image"]
@@ -24,6 +24,14 @@ Head = Literal["linear", "no_relu"]
 Feature = Literal["before_relu", "after_relu"]
 Singletons = Literal["attach", "keep", "drop"]
 SubsetMode = Literal["same", "resampled", "mismatched"]
+Targets = Literal["sphere", "onehot"]
+AssignmentRule = Literal["permutation", "full", "free"]
+Match = Literal["rank", "global"]
+Reduction = Literal["sum", "mean"]
+Objective = Literal["softmax", "nce", "sampled", "parametric"]
+Normaliser = Literal["first", "ema", "exact"]
+Memory = Literal["momentum", "proximal"]
+SupervisedLoss = Literal["softmax", "square"]
 Sampling = Literal["uniform", "cluster_then_member", "natural", "weighted"]
 Schedule = Literal["constant", "cosine", "steps"]
 Crop = Literal["random_resized", "random", "center"]
@@ -142,8 +150,53 @@ class Config(BaseModel):
     reassign_every: Count = Field(default=1, description="epochs between two clusterings")
     sampling: Sampling = Field(default="uniform", description="how images are drawn, given their pseudo-labels")
 
+    # Noise As Targets and instance discrimination
+    embedding_dims: Count = Field(
+        default=128, description="length of the outputs that nat compares with codes and instance with its memory bank"
+    )
+    targets: Targets = Field(
+        default="sphere", description="codes of nat: random points of the sphere, or the basis vectors"
+    )
+    num_codes: int = Field(default=0, ge=0, description="different codes of nat; 0 gives every image its own")
+    permute_every: int = Field(
+        default=3,
+        ge=0,
+        description="epochs from one in which nat matches outputs and codes to the next; 0 never matches",
+    )
+    assignment: AssignmentRule = Field(
+        default="permutation",
+        description="how nat matches: one to one in a batch, one to one over all images, or freely (which collapses)",
+    )
+    match: Match = Field(
+        default="rank", description="what nat matches at once: the batch of each process, or of all together"
+    )
+    loss_reduction: Reduction = Field(
+        default="sum",
+        description="the square loss of a batch; the learning rate that goes with `mean` is larger by its size",
+    )
+    objective: Objective = Field(
+        default="softmax",
+        description="loss of instance: softmax over the whole bank, NCE, softmax over some, or learned weights in its place",
+    )
+    num_negatives: Count = Field(default=4096, description="rows of the bank that nce and sampled compare with")
+    temperature: Positive = Field(default=0.07, description="divides the similarities of instance")
+    normaliser: Normaliser = Field(
+        default="first", description="Z of nce: from the first batch, a moving average, or summed over the whole bank"
+    )
+    memory: Memory = Field(
+        default="momentum",
+        description="rows of the bank: an average over visits, or the last visit with a penalty on leaving it",
+    )
+    memory_momentum: float = Field(default=0.5, ge=0, lt=1, description="share of a row that `memory momentum` keeps")
+    proximal_weight: float = Field(default=10.0, ge=0, description="weight of the penalty of `memory proximal`")
+    supervised_loss: SupervisedLoss = Field(
+        default="softmax", description="loss of the supervised control: softmax, or square distance of unit outputs"
+    )
+
     # Optimisation
-    epochs: Count = Field(default=60, description="passes over as many images as the folder holds")
+    epochs: int = Field(
+        default=60, ge=0, description="passes over as many images as the folder holds; 0 leaves the network random"
+    )
     batch_size: Count = Field(default=128, description="images per step and process")
     accumulate: Count = Field(default=1, description="steps whose gradients are summed before the weights move")
     lr: Positive = Field(default=0.05, description="learning rate of the body")
@@ -186,6 +239,8 @@ class Config(BaseModel):
             raise ValueError(f"store_size ({self.store_size}) must be at least image_size ({self.image_size})")
         if list(self.schedule_steps) != sorted(set(self.schedule_steps)):
             raise ValueError(f"schedule_steps must rise, got {self.schedule_steps}")
+        if self.targets == "onehot" and not self.num_codes:
+            raise ValueError("targets = onehot needs num_codes, the length of the outputs; try 1000")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std go together: give both or neither")
         return self
