@@ -87,6 +87,14 @@ def pic(
     )
 
 
+def symmetric_affinity(
+    neighbors: Tensor, sq_distances: Tensor, bandwidth: float
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """G of this module for a neighbour graph, as compressed rows: (starts [N + 1], columns, weights)."""
+    index, distances = _checked(neighbors, sq_distances)
+    return _symmetric(index, np.exp(-distances / bandwidth**2))
+
+
 def _checked(neighbors: Tensor, sq_distances: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     if neighbors.ndim != 2 or neighbors.shape != sq_distances.shape or len(neighbors) == 0:
         raise DataError(
