@@ -29,9 +29,9 @@ def run(quick: bool) -> list[Row]:
     """Every comparison; `quick` takes sizes of seconds instead of minutes."""
     with _one_thread():
         rows: list[Row] = []
-        sizes = [(10_000, 500, 4)] if quick else [(50_000, 1_000, 10), (200_000, 1_000, 5), (50_000, 10_000, 3)]
+        sizes = [(10_000, 500, 10)] if quick else [(50_000, 1_000, 20), (200_000, 1_000, 10), (50_000, 10_000, 10)]
         if not quick:
-            sizes.append((200_000, 10_000, 2))
+            sizes.append((200_000, 10_000, 5))
         for total, clusters, iterations in sizes:
             rows += kmeans_rows(total, clusters, iterations, with_sklearn=total <= 50_000 and clusters <= 1_000)
         rows.append(whitening_row(*((5_000, 1_536, 64) if quick else (50_000, 4_096, 256))))

@@ -26,8 +26,8 @@ TOLERANCE = 1e-5
 
 def power_embedding(
     neighbors: Tensor, sq_distances: Tensor, *, bandwidth: float = 0.2, iterations: int = 200
-) -> tuple[Tensor, int]:
-    """One number a row, to be clustered by k-means, and the iterations done.
+) -> Tensor:
+    """One number a row, to be clustered by k-means.
 
     Args:
         neighbors: [N, k] int64, positions of each row's neighbours, itself not among them (`graph.knn_graph`).
@@ -36,7 +36,7 @@ def power_embedding(
         iterations: at most.
 
     Returns:
-        [N] float64 with mean 0 and standard deviation 1 (all 0 where every row got the same), and the iterations done.
+        [N] float64 with mean 0 and standard deviation 1 (all 0 where every row got the same).
 
     Raises:
         ConfigError: bandwidth or iterations are out of range.
@@ -45,9 +45,7 @@ def power_embedding(
     from scipy.sparse import csr_array
 
     if bandwidth <= 0 or iterations < 1:
-        raise ConfigError(
-            f"power iteration needs bandwidth > 0 and iterations >= 1, got {bandwidth} and {iterations}."
-        )
+        raise ConfigError(f"power iteration needs bandwidth > 0 and iterations >= 1, got {bandwidth} and {iterations}.")
     starts, columns, weights = symmetric_affinity(neighbors, sq_distances, bandwidth)
     total = len(starts) - 1
     graph = csr_array((weights, columns, starts), shape=(total, total))
@@ -56,8 +54,8 @@ def power_embedding(
     linked = degree > 0
     inverse = np.divide(1.0, degree, out=np.zeros(total), where=linked)
     v = degree / degree.sum() if degree.sum() > 0 else np.full(total, 1 / total)
-    speed, done = np.full(total, np.inf), 0
-    for done in range(1, iterations + 1):
+    speed = np.full(total, np.inf)
+    for _ in range(iterations):
         new = np.where(linked, inverse * (graph @ v), v)
         new /= np.abs(new).sum()
         new_speed = np.abs(new - v)
@@ -68,4 +66,4 @@ def power_embedding(
     centred = v - v.mean()
     spread = centred.std()
     # k-means works in float32, in which numbers near 1/N would all be one.
-    return torch.from_numpy(centred / spread if spread > 0 else np.zeros(total)), done
+    return torch.from_numpy(centred / spread if spread > 0 else np.zeros(total))

@@ -334,11 +334,13 @@ def _iterate(matrix: Tensor, block: Tensor, wanted: int) -> tuple[Tensor, Tensor
     """Rounds of filter and Ritz step in the type of `matrix`, from the span of `block`, until the values settle."""
     tiny = 10 * torch.finfo(matrix.dtype).eps
     basis, values = _ritz(matrix, block)
-    for _ in range(12):
+    for turn in range(12):
         cut = max(float(values[-1]), tiny * float(values[0]), 1e-300)
-        # The filter may not grow so far apart at both ends of the wanted range that rounding buries the lower one.
+        # Growing too far apart at both ends of the wanted range would let rounding bury the lower one. Once the first
+        # vectors have settled, hardly anything of them is left in the others, and twice the exponent is safe.
         growth = math.acosh(max(2 * float(values[0]) / cut - 1, 1 + 1e-6))
-        degree = int(max(1, min(10, -math.log(100 * tiny) // growth)))
+        room = -math.log(100 * tiny) * (1 if turn < 2 else 2)
+        degree = int(max(1, min(10, room // growth)))
         half = cut / 2
         older, block = basis, (matrix @ basis) / half - basis
         for _ in range(degree - 1):
