@@ -13,6 +13,8 @@ What `diagnose` reads of an epoch's record; whatever is absent is not judged:
 - `chance_loss`: its value when nothing has been learned, ln K for a softmax over K clusters
 - from `cluster_statistics`: `num_clusters`, `empty_clusters`, `singletons`, `largest_share`
 - from `feature_statistics`: `feature_std`, `effective_rank`
+- `code_share`: share of the images that hold the commonest code of Noise As Targets
+- `mean_distance`: their mean squared distance to their codes, between 0 and 4
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ def diagnose(history: Sequence[Record]) -> Verdict:
     if not history:
         return Verdict("warming up", "no epoch has ended yet", "")
     facts = _facts(history)
-    for check in (_diverged, _dominated, _flattened, _at_chance, _rising, _settling, _uneven):
+    for check in (_diverged, _dominated, _shared_code, _flattened, _at_chance, _rising, _settling, _uneven):
         verdict = check(history)
         if verdict is not None:
             return Verdict(verdict.status, verdict.sentence, verdict.advice, facts)
@@ -172,6 +174,17 @@ def _dominated(history: Sequence[Record]) -> Verdict | None:
         "collapsing",
         f"{_percent(history[-1]['largest_share'])} of images in one cluster since epoch {since}",
         "try uniform sampling over clusters, a lower lr, or stronger augmentation",
+    )
+
+
+def _shared_code(history: Sequence[Record]) -> Verdict | None:
+    since = _since(history, lambda record: record.get("code_share", 0.0) >= 0.5)
+    if since is None:
+        return None
+    return Verdict(
+        "collapsing",
+        f"{_percent(history[-1]['code_share'])} of images share one code since epoch {since}",
+        "match one to one with `--assignment permutation`",
     )
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from unlabeled.config import Config, DataFacts
 from unlabeled.errors import ConfigError
 from unlabeled.features import SPILL_BYTES
+from unlabeled.methods.base import Method
 from unlabeled.progress import size
 
 ACTIVATIONS_PER_INPUT = 60
@@ -30,6 +30,7 @@ class Plan:
     activations: int
     features: int
     clustering: int
+    table: int
     steps_per_epoch: int
     available: int
 
@@ -37,14 +38,15 @@ class Plan:
     def memory(self) -> int:
         """Bytes needed at once on the training device's side; features beyond a limit go to disk instead."""
         features = 0 if self.features > SPILL_BYTES else self.features
-        return self.weights + self.activations + features + self.clustering
+        return self.weights + self.activations + features + self.clustering + self.table
 
     def sentence(self) -> str:
         """The plan in one line."""
         spilled = " (on disk)" if self.features > SPILL_BYTES else ""
         return (
             f"memory about {size(self.memory)}: network and optimizer {size(self.weights)}, activations {size(self.activations)}, "
-            f"features {size(self.features)}{spilled}, clustering {size(self.clustering)}; {size(self.available)} are free"
+            f"features {size(self.features)}{spilled}, clustering {size(self.clustering)}, "
+            f"targets {size(self.table)}; {size(self.available)} are free"
         )
 
     def check(self) -> None:
@@ -60,8 +62,9 @@ class Plan:
             )
 
 
-def plan(network: nn.Module, feature_dim: int, config: Config, facts: DataFacts, world_size: int = 1) -> Plan:
-    """Estimate a run from its network and settings; `world_size` processes share the images, not the weights."""
+def plan(method: Method, config: Config, facts: DataFacts, world_size: int = 1) -> Plan:
+    """Estimate a run from its method and settings; `world_size` processes share the images, not the weights."""
+    network, feature_dim = method.network(), method.backbone.feature_dim
     # Weights, gradients, momentum, and the averaged copy that a checkpoint makes.
     weights = 4 * sum(parameter.nbytes for parameter in network.parameters())
     view = config.batch_size * facts.channels * config.image_size**2
@@ -73,6 +76,7 @@ def plan(network: nn.Module, feature_dim: int, config: Config, facts: DataFacts,
         activations=view * ACTIVATIONS_PER_INPUT,
         features=rows * feature_dim * 4,
         clustering=rows * dims * 4 + 4 * config.num_clusters * (dims + 8192) + 8 * feature_dim**2,
+        table=method.table_bytes(),
         steps_per_epoch=facts.count // (config.batch_size * world_size),
         available=free_memory(facts.device),
     )

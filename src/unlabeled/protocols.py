@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from unlabeled import metrics
+from unlabeled.config import Config
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import Source, open_source
 from unlabeled.data.store import ImageStore
@@ -21,7 +22,7 @@ from unlabeled.errors import DataError
 from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.features import embed
 from unlabeled.images import make_loader
-from unlabeled.methods.base import Embed
+from unlabeled.methods.base import Embed, Method
 from unlabeled.models import Backbone
 
 if TYPE_CHECKING:
@@ -123,15 +124,27 @@ def raw_pixels(run: Run, store: ImageStore) -> torch.Tensor:
     return all_gather_rows(embed(Pixels(), loader, title="raw pixels"))
 
 
-def train_evaluator(
-    source: Source, store: ImageStore, spec: str, seed: int
-) -> Callable[[Callable[[], torch.Tensor]], dict[str, float]]:
-    """kNN on a held-out fifth of the training images, for the journal. Labels are never seen by the training."""
-    ids = read_labels(source, spec).ids[store.index_in_source]
-    split(ids, seed=seed)  # complains now rather than after the first epochs
+def training_labels(source: Source, store: ImageStore, spec: str) -> torch.Tensor:
+    """The label of every image of a store, int64 [N], -1 = none."""
+    return torch.from_numpy(read_labels(source, spec).ids[store.index_in_source])
+
+
+def held_out_knn(method: Method, labels: torch.Tensor, config: Config) -> Callable[[Embed], dict[str, float]]:
+    """kNN on a held-out fifth of the training images, for the journal. These labels are never seen by the training.
+
+    Keys: `knn` on the backbone's features, `knn_bank` on the memory bank and `knn_output` on the head's outputs, where
+    the method has them; features and outputs are computed anew from central views, the bank is as training left it.
+    """
+    split(labels.numpy(), seed=config.seed)  # complains now rather than after the first epochs
 
     def evaluate(features: Embed) -> dict[str, float]:
         rows = all_gather_rows(features())
-        return {"knn": dict(KnnProtocol.held_out(rows, torch.from_numpy(ids), seed=seed, k=20).run())["knn_top1"]}
+        spaces = {"knn": rows} | {f"knn_{name}": space for name, space in method.spaces(rows).items()}
+        return {
+            name: dict(
+                KnnProtocol.held_out(space, labels, seed=config.seed, k=20, temperature=config.temperature).run()
+            )["knn_top1"]
+            for name, space in spaces.items()
+        }
 
     return evaluate

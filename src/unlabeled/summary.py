@@ -11,6 +11,7 @@ import torch
 from unlabeled import __version__, health, progress
 from unlabeled.catalogue import Catalogue
 from unlabeled.data.store import ImageStore
+from unlabeled.methods import method_class
 from unlabeled.randomness import numpy_generator
 from unlabeled.visualize.report import Cluster, Neighbours, ReportFacts, write_report
 
@@ -81,8 +82,7 @@ def run_facts(run: Run, store: ImageStore, epochs: list[dict[str, Any]]) -> dict
         "method": {
             "method": config.method,
             "recipe": config.recipe,
-            "clusters": f"{config.num_clusters:,}",
-            "new clusters every": f"{config.reassign_every} epochs",
+            **method_class(config).facts(config),
             "epochs": config.epochs,
             "seed": config.seed,
         },
@@ -95,7 +95,7 @@ def run_facts(run: Run, store: ImageStore, epochs: list[dict[str, Any]]) -> dict
         },
         "time": {
             "training": progress.duration(seconds),
-            "speed": f"{np.median([record['images_per_second'] for record in epochs]):,.0f} images/s",
+            "speed": f"{np.median([record['images_per_second'] for record in epochs] or [0]):,.0f} images/s",
             "device": environment["device"],
         },
         "versions": {"python": environment["python"], **environment["packages"]},

@@ -9,16 +9,24 @@ Shapes: N images, B batch, D feature dimensions, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import nn
 
+from unlabeled.config import Config
 from unlabeled.models import Backbone
 from unlabeled.randomness import generator
 
-Embed = Callable[[], torch.Tensor]
-"""Gives this rank's features, [n, D] float32, in index order."""
+
+class Embed(Protocol):
+    """Makes features with the network as it is now."""
+
+    def __call__(self, index: torch.Tensor | None = None) -> torch.Tensor:
+        """This rank's contiguous part, [n, D] float32, of the features of the images `index` (int64 [m], the same on
+        every rank), in that order; of all images in index order where not given.
+        """
+        ...
 
 
 class Method(nn.Module):
@@ -26,6 +34,7 @@ class Method(nn.Module):
 
     backbone: Backbone
     head: nn.Module
+    config: Config
 
     def __init__(self, backbone: Backbone, num_images: int, seed: int) -> None:
         super().__init__()
@@ -47,6 +56,9 @@ class Method(nn.Module):
         """Which images this epoch shows, in which order: int64 [M], the same on every rank. A permutation unless overridden."""
         return torch.randperm(self.num_images, generator=generator(self.seed, "draw", epoch))
 
+    def before_step(self, index: torch.Tensor) -> None:
+        """Prepare for the images of the next step, int64 [B], before the network sees them."""
+
     def targets(self, index: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Rows of the table for these images: [B, ...]."""
         raise TypeError(f"{type(self).__name__} must say what its targets are")
@@ -61,3 +73,28 @@ class Method(nn.Module):
     def summary(self) -> dict[str, float]:
         """Numbers about the table for the journal, after an epoch."""
         return {}
+
+    def spaces(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Other features of all images that deserve a kNN check, [N, ...] by name, from the backbone's [N, D]."""
+        return {}
+
+    def table_bytes(self) -> int:
+        """Memory of the table and what belongs to it."""
+        own = {id(buffer) for part in (self.backbone, self.head) for buffer in part.buffers()}
+        return sum(buffer.nbytes for buffer in self.buffers() if id(buffer) not in own)
+
+    @staticmethod
+    def facts(config: Config) -> dict[str, str]:
+        """What the table is and when it is rewritten, for the plan and the report: fact by name."""
+        return {}
+
+    def describe(self) -> str:
+        """The method and its facts in one clause."""
+        facts = "; ".join(f"{name}: {fact}" for name, fact in self.facts(self.config).items())
+        return f"{self.config.method} ({facts})" if facts else self.config.method
+
+    def outputs(self, features: torch.Tensor, chunk: int = 8192) -> torch.Tensor:
+        """The head on features [n, D] of the backbone: [n, K] on the CPU, without gradient."""
+        device = next(self.head.parameters()).device
+        with torch.no_grad():
+            return torch.cat([self.head(rows.to(device)).float().cpu() for rows in features.split(chunk)])
