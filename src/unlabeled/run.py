@@ -28,7 +28,7 @@ from unlabeled.errors import ConfigError, DataError, MissingExtraError, RunError
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, make_loader
 from unlabeled.journal import read as read_journal
-from unlabeled.methods import build_method
+from unlabeled.methods import build_network
 from unlabeled.models import Backbone
 from unlabeled.runfolder import RunFolder, csv_text, find
 
@@ -95,8 +95,7 @@ class Run:
 
     def untrained_backbone(self) -> Backbone:
         """The same network as it was before the first step: the baseline every score is held against."""
-        method = build_method(self.config, self.record.count, self.record.channels)
-        return method.backbone.to(torch_device(self._device)).eval()
+        return build_network(self.config, self.record.channels).to(torch_device(self._device)).eval()
 
     @cached_property
     def catalogue(self) -> Catalogue:
