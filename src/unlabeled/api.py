@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlabeled import progress
+from unlabeled.errors import UnlabeledError
 from unlabeled.runfolder import IfExists, RunFolder, create, find
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def train(
     device: str = "auto",
     cache: str | Path | None = None,
     if_exists: IfExists = "refuse",
+    tensorboard: bool = False,
     **settings: Any,
 ) -> Run:
     """Learn features from a folder of images, without labels.
@@ -35,10 +37,12 @@ def train(
         data: a folder (flat or nested), a list of paths, a CSV or Parquet manifest, an array, or a zip or tar archive.
         out: folder of the run, made here.
         recipe: which experiment; see `unlabeled.recipes`.
-        labels: where labels are, if there are any: `folder` or a CSV. Used for scores only, never for training.
+        labels: where labels are, if there are any: `folder` or a CSV. Used for scores only, never for training,
+            except by the control `method = supervised`.
         device: `auto`, `cpu` or `cuda`.
         cache: folder for decoded images; the user's cache folder where not given.
         if_exists: what to do with a run that is already there: `refuse`, `resume` or `replace`.
+        tensorboard: also write every number of the journal as TensorBoard events, under RUN/tensorboard.
         settings: any field of `Config`.
 
     Raises:
@@ -55,7 +59,13 @@ def train(
             return resume(out, device=device)
         run = create(Path(out), if_exists) if is_main() else RunFolder(Path(out))
         barrier()
-        session.execute(run, *session.begin(run, str(data), recipe, labels, device, cache, settings), device=device)
+        try:
+            begun = session.begin(run, str(data), recipe, labels, device, cache, settings, tensorboard)
+        except UnlabeledError:
+            if is_main():
+                run.abandon()
+            raise
+        session.execute(run, *begun, device=device)
         barrier()
         return Run(run.path, device)
 

@@ -19,9 +19,17 @@ from unlabeled.cluster import whitening
 from unlabeled.cluster.kmeans import assign, kmeans
 from unlabeled.cluster.whitening import Whitening
 from unlabeled.config import Config
-from unlabeled.distributed import all_gather_rows
+from unlabeled.distributed import all_gather_rows, shard
 from unlabeled.errors import RunError
+from unlabeled.evaluation.knn import nearest_neighbors
 from unlabeled.randomness import seed_from
+from unlabeled.runfolder import replacing
+
+REFERENCE_ROWS = 20_000
+"""Training images, evenly spaced, that an image is compared with to tell whether it is like anything seen."""
+
+FLOAT_NOISE = 2e-3
+"""Distances of unit rows below this are rounding: the same picture computed twice."""
 
 NEIGHBORS = 5
 """How many nearest training images decide whether an image is like anything seen."""
@@ -44,7 +52,7 @@ class Catalogue:
     """Features of the training images and what was computed from them.
 
     `features` [N, D] unit rows; `clusters` int64 [N]; `distances` [N] to the centroid in the clustering space; `centroids`
-    [K, d] in that space, largest cluster first; `spread` [N] mean distance to the `NEIGHBORS` nearest others.
+    [K, d] in that space, largest cluster first; `spread` [N] mean distance to the `NEIGHBORS` nearest others of the reference.
     """
 
     features: torch.Tensor
@@ -58,10 +66,9 @@ class Catalogue:
     @property
     def familiar_distance(self) -> float:
         """Mean neighbour distance beyond which an image counts as unlike anything seen, by the training images themselves."""
-        # numpy's quantile has no size limit, torch's has.
-        return float(
-            torch.from_numpy(self.spread.numpy()).double().sort().values[int(FAMILIAR_SHARE * (len(self.spread) - 1))]
-        )
+        # torch's quantile has a size limit, sorting has none.
+        quantile = self.spread.sort().values[int(FAMILIAR_SHARE * (len(self.spread) - 1))]
+        return max(float(quantile), FLOAT_NOISE)
 
     @property
     def unlike(self) -> torch.Tensor:
@@ -71,18 +78,14 @@ class Catalogue:
     def assign(self, features: torch.Tensor) -> Assignment:
         """Cluster, distance and flag of new images from their features [M, D]."""
         labels, squared = assign(self.whitening.apply(features, normalize_rows=self.normalize_rows), self.centroids)
-        similarity, _ = self.nearest(features, min(NEIGHBORS, len(self.features)))
-        spread = distance_of(similarity).mean(1)
+        found = nearest_neighbors(self.features[reference_rows(len(self.features))], features, NEIGHBORS)
+        spread = distance_of(found.similarity).mean(1)
         return Assignment(labels, squared.clamp(min=0).sqrt(), spread > self.familiar_distance)
 
     def nearest(self, features: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine similarity and index of the k nearest training images of each query, both [M, min(k, N)]."""
-        k = min(k, len(self.features))
-        queries = normalize(features.float(), dim=1)
-        parts = [torch.topk(chunk @ self.features.T, k, dim=1) for chunk in queries.split(256)]
-        if not parts:
-            return torch.zeros(0, k), torch.zeros(0, k, dtype=torch.int64)
-        return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+        found = nearest_neighbors(self.features, features, k)
+        return found.similarity, found.index
 
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically.
@@ -99,12 +102,10 @@ class Catalogue:
             "normalize_rows": torch.tensor(self.normalize_rows),
         }
         tensors |= {f"whitening.{name}": tensor for name, tensor in self.whitening.to_tensors().items()}
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
-            partial.replace(path)
-        except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            with replacing(path) as partial:
+                save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
+        except (RunError, SafetensorError) as error:
             raise RunError(
                 f"cannot write {path} ({error}); free some space, then `unlabeled resume {path.parent}` finishes the run."
             ) from None
@@ -120,24 +121,24 @@ class Catalogue:
             raise RunError(
                 f"{path.parent} has no features yet: its training has not ended; run `unlabeled resume {path.parent}`."
             )
+        prefix = "whitening."
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        except (OSError, SafetensorError) as error:
+            fitted = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            return Catalogue(
+                tensors["features"],
+                tensors["clusters"],
+                tensors["distances"],
+                tensors["centroids"],
+                tensors["spread"],
+                Whitening.from_tensors(fitted),
+                bool(tensors["normalize_rows"]),
+            )
+        except (OSError, SafetensorError, KeyError) as error:
             raise RunError(
-                f"{path} cannot be read ({error}); delete it and run `unlabeled resume {path.parent}`."
+                f"{path} is damaged ({error}); delete it and run `unlabeled resume {path.parent}`, which makes it again."
             ) from None
-        prefix = "whitening."
-        fitted = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        return Catalogue(
-            tensors["features"],
-            tensors["clusters"],
-            tensors["distances"],
-            tensors["centroids"],
-            tensors["spread"],
-            Whitening.from_tensors(fitted),
-            bool(tensors["normalize_rows"]),
-        )
 
 
 def build(features: torch.Tensor, config: Config) -> Catalogue:
@@ -157,23 +158,30 @@ def build(features: torch.Tensor, config: Config) -> Catalogue:
     rank_of = torch.empty_like(order)
     rank_of[order] = torch.arange(len(order))
     unit = normalize(all_gather_rows(features.float()), dim=1)
-    return Catalogue(
-        unit, rank_of[labels], distances, found.centroids[order], neighbor_spread(unit), fitted, config.normalize_rows
-    )
+    spread = all_gather_rows(neighbor_spread(unit, torch.arange(total)[shard(total)]))
+    return Catalogue(unit, rank_of[labels], distances, found.centroids[order], spread, fitted, config.normalize_rows)
 
 
-def neighbor_spread(unit: torch.Tensor) -> torch.Tensor:
-    """Mean distance of each image to its `NEIGHBORS` nearest others, [N], from unit features [N, D]."""
-    k = min(NEIGHBORS, len(unit) - 1)
-    if k < 1:
-        return torch.zeros(len(unit))
-    parts: list[torch.Tensor] = []
-    for begin in range(0, len(unit), 1024):
-        similarity = unit[begin : begin + 1024] @ unit.T
-        row = torch.arange(len(similarity))
-        similarity[row, row + begin] = -torch.inf
-        parts.append(distance_of(similarity.topk(k, dim=1).values).mean(1))
-    return torch.cat(parts)
+def reference_rows(total: int) -> torch.Tensor:
+    """Evenly spaced rows out of `total`, int64, all of them up to `REFERENCE_ROWS`: the work per image stays bounded."""
+    count = min(total, REFERENCE_ROWS)
+    return torch.arange(count) * total // count
+
+
+def neighbor_spread(unit: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Mean distance of the images `rows` (int64 [n]) to their `NEIGHBORS` nearest others in the reference, [n].
+
+    From the unit features [N, D] of all images. With one image in all, its distance to others is 0.
+    """
+    reference = reference_rows(len(unit))
+    k = min(NEIGHBORS, len(reference) - 1)
+    if k < 1 or not len(rows):
+        return torch.zeros(len(rows))
+    found = nearest_neighbors(unit[reference], unit[rows], k + 1)
+    is_self = reference[found.index] == rows[:, None]
+    # An image is not its own neighbour; one that is not among those found (or not in the reference) leaves out the last.
+    is_self[:, -1] |= ~is_self.any(1)
+    return distance_of(found.similarity[~is_self].view(len(rows), k)).mean(1)
 
 
 def distance_of(cosine: torch.Tensor) -> torch.Tensor:

@@ -6,12 +6,14 @@ Everything heavy is imported inside a verb, so that `--help` answers at once.
 from __future__ import annotations
 
 import json as json_format
+import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Group, Parameter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from cyclopts import App, CycloptsError, Parameter
 from rich import box
 from rich.console import Console
 from rich.panel import Panel
@@ -19,14 +21,18 @@ from rich.table import Table
 from rich.text import Text
 
 from unlabeled import __version__
-from unlabeled.config import Config
 from unlabeled.errors import Interrupted, UnlabeledError
+from unlabeled.flags import DeviceName, IfExists, RecipeName, SettingsFlags, given
+from unlabeled.mistakes import sentence
 
-DeviceName = Literal["auto", "cpu", "cuda"]
-IfExists = Literal["refuse", "resume", "replace"]
+if TYPE_CHECKING:
+    from unlabeled.run import Run
+
 Protocol = Literal["knn", "nmi"]
 
-output = Console(highlight=False, soft_wrap=True)
+# Under torchrun every process runs these verbs, and the first one speaks.
+is_first = os.environ.get("RANK", "0") == "0"
+output = Console(highlight=False, soft_wrap=True, quiet=not is_first)
 errors = Console(stderr=True, highlight=False)
 
 app = App(
@@ -34,33 +40,14 @@ app = App(
     version=__version__,
     help="Features, clusters and a searchable index from images that nobody has labelled.\n\n"
     "Begin with `unlabeled demo`, or with your own folder: `unlabeled train FOLDER --out RUN`.",
+    usage="Usage: unlabeled VERB ...      unlabeled VERB --help",
     default_parameter=Parameter(negative_iterable=()),
 )
+app["--help"].help = "Show this help, or with a verb the help of the verb."
+app["--version"].help = "Show the version."
 
 
-def _settings_model() -> type[BaseModel]:
-    fields: dict[str, Any] = {
-        name: (Optional[field.annotation], Field(None, description=field.description))  # noqa: UP045  (built at run time)
-        for name, field in Config.model_fields.items()
-        if name != "recipe"
-    }
-    return create_model("Settings", __config__=ConfigDict(extra="forbid"), **fields)
-
-
-Settings = _settings_model()
-"""Every field of `Config`, all optional: what is not given is the recipe's."""
-
-SettingsFlags = Annotated[
-    Settings | None,  # pyright: ignore[reportInvalidTypeForm]
-    Parameter(name="*", group=Group("Settings (the recipe decides what is not given)", sort_key=9)),
-]
-
-
-def _given(settings: BaseModel | None) -> dict[str, Any]:
-    return settings.model_dump(exclude_none=True) if settings else {}
-
-
-@app.command
+@app.command(usage="Usage: unlabeled demo [OPTIONS]")
 def demo(
     *,
     out: Path = Path("runs/demo"),
@@ -81,7 +68,7 @@ def demo(
     """
     from unlabeled import api
 
-    result = api.demo(out, device=device, if_exists=if_exists, **_given(settings))
+    result = api.demo(out, device=device, if_exists=if_exists, **given(settings))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("kNN accuracy: which photograph is a crop from?")
     table.add_column("%", justify="right")
@@ -92,7 +79,7 @@ def demo(
     output.print(f"Report: {out / 'report.html'} (open it in a browser)", markup=False)
 
 
-@app.command
+@app.command(usage="Usage: unlabeled check DATA [--json FILE]")
 def check(data: Path, *, json: Path | None = None) -> None:
     """Read every image once and say what is there, before anyone trains.
 
@@ -104,28 +91,34 @@ def check(data: Path, *, json: Path | None = None) -> None:
         File to write the findings to.
     """
     from unlabeled import api
+    from unlabeled.runfolder import require_writable
 
+    if json:
+        require_writable(json)
     found = api.check(data)
     output.print(found.table())
-    for sentence in found.sentences():
-        output.print(sentence, markup=False)
+    for finding in found.sentences():
+        output.print(finding, markup=False)
     if json:
         _write_json(json, found.to_json())
 
 
-@app.command
+@app.command(usage="Usage: unlabeled train DATA --out RUN [OPTIONS]")
 def train(
     data: Path,
     *,
     out: Path,
-    recipe: str = "default",
+    recipe: RecipeName = "default",
     labels: str | None = None,
     device: DeviceName = "auto",
     cache: Path | None = None,
     if_exists: IfExists = "refuse",
+    tensorboard: Annotated[bool, Parameter(negative=())] = False,
     settings: SettingsFlags = None,
 ) -> None:
     """Learn features from a folder of images. No labels, no configuration file, no network.
+
+    All that stands under "Settings" is optional: what is not given is the recipe's.
 
     Parameters
     ----------
@@ -133,26 +126,35 @@ def train(
         Folder (flat or nested), list of paths, CSV or Parquet manifest, .npy/.npz array, zip or tar archive.
     out
         Folder of the run; everything the run makes is in it.
-    recipe
-        Which experiment: default, small_images, demo, paper_deepcluster_alexnet, paper_deepcluster_vgg16.
     labels
-        `folder` or a CSV with path and label columns, if there are labels: used for scores, never for training.
+        `folder` or a CSV with path and label columns, if there are labels: used for scores, not for training
+        (except `--method supervised`).
     device
         Where to train.
     cache
         Folder for decoded images, shared by all runs [default: the user's cache folder].
     if_exists
         What to do with a run that is already there.
+    tensorboard
+        Also write every number of the journal as TensorBoard events, under RUN/tensorboard.
     """
     from unlabeled import api
 
     run = api.train(
-        data, out, recipe=recipe, labels=labels, device=device, cache=cache, if_exists=if_exists, **_given(settings)
+        data,
+        out,
+        recipe=recipe,
+        labels=labels,
+        device=device,
+        cache=cache,
+        if_exists=if_exists,
+        tensorboard=tensorboard,
+        **given(settings),
     )
     _say_done(run)
 
 
-@app.command
+@app.command(usage="Usage: unlabeled resume RUN [OPTIONS]")
 def resume(run: Path, *, device: DeviceName = "auto") -> None:
     """Continue a run exactly where it was stopped or killed, and finish it.
 
@@ -168,7 +170,7 @@ def resume(run: Path, *, device: DeviceName = "auto") -> None:
     _say_done(api.resume(run, device=device))
 
 
-@app.command
+@app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
 def embed(run: Path, data: Path, *, out: Path, device: DeviceName = "auto") -> None:
     """Compute the features of images and write them to a file.
 
@@ -183,16 +185,15 @@ def embed(run: Path, data: Path, *, out: Path, device: DeviceName = "auto") -> N
     device
         Where to compute.
     """
-    from unlabeled import api
-
-    result = api.load(run, device=device).embed(data, out)
+    with _opened(run, device) as opened:
+        result = opened.embed(data, out)
     skipped = f", {len(result.skipped)} files skipped" if result.skipped else ""
     output.print(
         f"{len(result.names):,} features of {result.features.shape[1]} numbers in {out}{skipped}", markup=False
     )
 
 
-@app.command
+@app.command(usage="Usage: unlabeled cluster RUN [DATA] [OPTIONS]")
 def cluster(
     run: Path,
     data: Path | None = None,
@@ -216,23 +217,22 @@ def cluster(
     device
         Where to compute.
     """
-    from unlabeled import api
-
-    rows = api.load(run, device=device).cluster(data, out, to_folders)
+    with _opened(run, device) as opened:
+        rows = opened.cluster(data, out, to_folders)
     unlike = sum(row.unlike for row in rows)
     output.print(
         f"{len(rows):,} images in {len({row.cluster for row in rows}):,} clusters, {unlike:,} unlike anything seen in training"
         f"{f'; written to {out}' if out else ''}",
         markup=False,
     )
-    if not out and not to_folders:
+    if not out and not to_folders and is_first:
         for row in rows:
             sys.stdout.write(
                 f"{row.cluster}\t{row.distance:.4f}\t{'unlike' if row.unlike else ''}\t{_printable(row.path)}\n"
             )
 
 
-@app.command
+@app.command(usage="Usage: unlabeled search RUN QUERY... [OPTIONS]")
 def search(
     run: Path,
     *queries: Path,
@@ -255,12 +255,15 @@ def search(
     device
         Where to compute.
     """
-    from unlabeled import api
     from unlabeled.errors import ConfigError
+    from unlabeled.runfolder import require_writable
 
     if not queries:
         raise ConfigError("search needs at least one query image: unlabeled search RUN photo.jpg.")
-    found = api.load(run, device=device).search([str(query) for query in queries], k)
+    if json:
+        require_writable(json)
+    with _opened(run, device) as opened:
+        found = opened.search([str(query) for query in queries], k)
     for query, hits in found.items():
         output.print(_printable(query), style="bold", markup=False)
         for hit in hits:
@@ -269,7 +272,7 @@ def search(
         _write_json(json, {query: [vars(hit) for hit in hits] for query, hits in found.items()})
 
 
-@app.command
+@app.command(usage="Usage: unlabeled evaluate PROTOCOL RUN [DATA] [OPTIONS]")
 def evaluate(
     protocol: Protocol,
     run: Path,
@@ -303,17 +306,14 @@ def evaluate(
     device
         Where to compute.
     """
-    from unlabeled import api
-
-    scores = api.load(run, device=device).evaluate(
-        protocol, data, labels=labels, test=test, json=json, neighbors=neighbors
-    )
+    with _opened(run, device) as opened:
+        scores = opened.evaluate(protocol, data, labels=labels, test=test, json=json, neighbors=neighbors)
     for name, value in scores.items():
         text = f"{100 * value:.1f} %" if isinstance(value, float) and name != "nmi" else f"{value:.4g}"
         output.print(f"{name:14s} {text}", markup=False)
 
 
-@app.command
+@app.command(usage="Usage: unlabeled report RUN [--out FILE]")
 def report(run: Path, *, out: Path | None = None) -> None:
     """Write the report: one HTML file that opens from disk with no network.
 
@@ -324,19 +324,16 @@ def report(run: Path, *, out: Path | None = None) -> None:
     out
         File to write [default: RUN/report.html].
     """
-    from unlabeled import api
-
-    output.print(f"Report: {api.load(run, device='cpu').report(out)}", markup=False)
+    with _opened(run, "cpu") as opened:
+        output.print(f"Report: {opened.report(out)}", markup=False)
 
 
 def main() -> None:
     """Entry point: run a verb; every mistake ends in one readable box and exit status 2, a stop in 130."""
     try:
         app(exit_on_error=False, print_error=False, help_on_error=False)
-    except ValidationError as error:
-        _fail(_first_problem(error))
     except CycloptsError as error:
-        _fail(str(error))
+        _fail(sentence(error))
     except UnlabeledError as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -345,15 +342,23 @@ def main() -> None:
         # The reader of our output went away, as `| head` does.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        # What the system refuses is no mistake of this program: a disk that fills up, a folder that goes away.
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}.")
     except Interrupted as stopped:
         errors.print(str(stopped), markup=False, soft_wrap=True)
         sys.exit(130)
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    name = "--" + "-".join(str(part) for part in problem["loc"]).replace("_", "-")
-    return f"{name} {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}."
+@contextmanager
+def _opened(path: Path, device: DeviceName) -> Generator[Run]:
+    """The run, and with `torchrun` the group of processes that share the work."""
+    from unlabeled import api, session
+    from unlabeled.distributed import process_group
+
+    kind = session.prepare_device(device)
+    with process_group(kind):
+        yield api.load(path, device=kind)
 
 
 def _fail(message: str, status: int = 2) -> None:
@@ -361,8 +366,8 @@ def _fail(message: str, status: int = 2) -> None:
     sys.exit(status)
 
 
-def _say_done(run: Any) -> None:
-    last = run.history[-1]
+def _say_done(run: Run) -> None:
+    last = run.history[-1] if run.history else {"status": "untrained", "verdict": "no epoch was asked for"}
     output.print(f"Health: {last['status']}{': ' + last['verdict'] if last['verdict'] else ''}", markup=False)
     output.print(f"Report: {run.folder.report}   Clusters: {run.folder.clusters}", markup=False)
 

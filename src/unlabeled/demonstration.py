@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,20 @@ def demonstrate(out: Path, device: str, if_exists: IfExists, settings: dict[str,
     kind = session.prepare_device(device)
     with process_group(kind):
         run = create(out, if_exists) if is_main() else RunFolder(out)
-        train, test = run.path / "photographs" / "train", run.path / "photographs" / "test"
+        is_new = if_exists == "replace" or not run.exists
+        photographs = run.path / "photographs"
+        train, test = photographs / "train", photographs / "test"
+        if is_main() and is_new and photographs.exists():
+            # They depend on the seed.
+            shutil.rmtree(photographs)
         if is_main() and not test.is_dir():
             write_photographs(train, test, seed=int(settings.get("seed", 0)))
         barrier()
         begun = time.monotonic()
         opened = (
-            session.reopen(run)
-            if run.exists
-            else session.begin(run, str(train), "demo", "folder", kind, run.path / "cache", settings)
+            session.begin(run, str(train), "demo", "folder", kind, run.path / "cache", settings)
+            if is_new
+            else session.reopen(run)
         )
         session.execute(run, *opened, device=kind)
         seconds = time.monotonic() - begun

@@ -37,7 +37,7 @@ class Journal:
     ) -> None:
         self.path = path
         self._file: TextIO | None = None
-        self._mirror = _open_mirror(tensorboard) if tensorboard and is_main() else None
+        self._mirror = _open_mirror(tensorboard, epochs_done + 1) if tensorboard and is_main() else None
         found = read(path) if path.exists() else []
         self._records = [record for record in found if _is_before(record, epochs_done, steps_done)]
         if is_main():
@@ -143,9 +143,10 @@ def _revived(value: Any) -> Any:
     return NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-def _open_mirror(folder: Path) -> Any:
+def _open_mirror(folder: Path, epoch: int) -> Any:
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError:
         raise MissingExtraError("Writing TensorBoard events", "tensorboard") from None
-    return SummaryWriter(str(folder))
+    # What an interrupted run wrote of this epoch and later is written again.
+    return SummaryWriter(str(folder), purge_step=epoch)

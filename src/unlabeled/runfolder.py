@@ -12,7 +12,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,42 @@ from typing import Any, Literal
 from unlabeled.errors import RunError
 
 IfExists = Literal["refuse", "resume", "replace"]
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """A file beside `path` to write to; it takes that place in one move, and only if nothing went wrong inside.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written; what was at `path` is untouched.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path} ({error.strerror or error}); free some space, make the folder writable or choose another place."
+        ) from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def require_writable(path: Path) -> Path:
+    """`path`, after a try: hours of work must not end in front of a folder that cannot be written.
+
+    Raises:
+        RunError: it is a folder, or its folder cannot be made or written.
+    """
+    if path.is_dir():
+        raise RunError(f"{path} is a folder, and the name of a file is wanted; give for example {path / 'result'}.")
+    probe = path.with_name(f".{path.name}.probe")
+    with replacing(probe) as partial:
+        partial.touch()
+    probe.unlink()
+    return path
 
 
 @dataclass(frozen=True)
@@ -80,6 +117,16 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files of TensorBoard, where they were asked for."""
+        return self.path / "tensorboard"
+
+    @property
+    def events(self) -> Path | None:
+        """That folder where this run has one: a resumed run goes on writing to it."""
+        return self.tensorboard if self.tensorboard.is_dir() else None
+
+    @property
     def mark(self) -> Path:
         """Says that this folder was made for a run, from its first moment on."""
         return self.path / ".unlabeled"
@@ -89,23 +136,40 @@ class RunFolder:
         """Whether a run was begun here: its configuration is the last file written before training."""
         return self.config.is_file()
 
+    def abandon(self) -> None:
+        """Take back what `create` made, if nothing has been put there: a refused command leaves no traces."""
+        with suppress(OSError):
+            if list(self.path.iterdir()) == [self.mark]:
+                self.mark.unlink()
+                self.path.rmdir()
+
+    def clear(self) -> None:
+        """Remove an earlier run and what was computed from it.
+
+        Raises:
+            RunError: a file cannot be removed.
+        """
+        # The configuration first: without it nobody takes the rest for a run.
+        files = (self.config, self.data, self.environment, self.journal, self.features)
+        tables = (self.clusters, self.scores, self.skipped, self.report)
+        try:
+            for file in (*files, *tables):
+                file.unlink(missing_ok=True)
+            for folder in (self.checkpoints, self.tensorboard):
+                if folder.exists():
+                    shutil.rmtree(folder)
+        except OSError as error:
+            raise RunError(f"cannot remove the earlier run in {self.path} ({error}); choose another --out.") from None
+
     def write_text(self, path: Path, text: str) -> None:
         """Write a file of this run so that a reader never sees half of it.
 
         Raises:
             RunError: the disk is full or the folder cannot be written.
         """
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
             # Names may hold bytes that are no UTF-8; they go out as they came in.
             partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise RunError(
-                f"cannot write {path} ({error.strerror}); free some space or make the folder writable."
-            ) from None
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write JSON, readable and diffable."""
@@ -122,7 +186,9 @@ class RunFolder:
         except FileNotFoundError:
             raise RunError(f"{path} is missing: {self.path} is not a complete run; train it first.") from None
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} is not readable as JSON ({error}).") from None
+            raise RunError(
+                f"{path} is damaged ({error}); put it back from a copy, or train again with `--if-exists replace`."
+            ) from None
 
     def write_csv(self, path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a table with a header line."""
@@ -139,7 +205,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def create(path: Path, if_exists: IfExists = "refuse") -> RunFolder:
-    """Make the folder of a new run.
+    """Make the folder of a new run. An earlier run in it stays until the new one is sure to begin; see `RunFolder.clear`.
 
     Raises:
         RunError: a run is there and `if_exists` is "refuse", the folder holds other things, or it cannot be made.
@@ -153,11 +219,9 @@ def create(path: Path, if_exists: IfExists = "refuse") -> RunFolder:
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file, and --out must name a folder; choose another name.")
     is_ours = run.exists or run.mark.is_file()
-    if path.is_dir() and not is_ours and any(path.iterdir()):
-        raise RunError(f"{path} holds files that are not a run; choose an empty or new folder for --out.")
     try:
-        if if_exists == "replace" and is_ours:
-            shutil.rmtree(path)
+        if path.is_dir() and not is_ours and any(path.iterdir()):
+            raise RunError(f"{path} holds files that are not a run; choose an empty or new folder for --out.")
         path.mkdir(parents=True, exist_ok=True)
         run.mark.touch()
     except OSError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import is_main, world_size
-from unlabeled.errors import Interrupted
+from unlabeled.errors import Interrupted, MissingExtraError
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, default_cache, make_loader, probe, same_images
 from unlabeled.methods import build_method
@@ -55,13 +56,18 @@ def begin(
     device: DeviceKind,
     cache: str | Path | None,
     settings: dict[str, Any],
+    tensorboard: bool = False,
 ) -> tuple[ImageStore, Config, list[Evaluator]]:
     """Read the images, resolve every setting, say the plan, and write the files a run begins with.
 
     Raises:
         DataError: no readable image.
         ConfigError: settings that do not fit, or a run that cannot fit in memory.
+        MissingExtraError: TensorBoard was asked for and is not installed.
+        RunError: the folder cannot be written. An earlier run in it goes only when nothing else can be wrong.
     """
+    if tensorboard and find_spec("tensorboard") is None:
+        raise MissingExtraError("Writing TensorBoard events", "tensorboard")
     source = open_source(data)
     facts = probe(source, device)
     config = configure(recipe, facts, settings)
@@ -75,6 +81,9 @@ def begin(
     announce(store, config, facts)
     evaluators: list[Evaluator] = [train_evaluator(source, store, labels, config.seed)] if labels else []
     if is_main():
+        run.clear()
+        if tensorboard:
+            run.tensorboard.mkdir()
         run.write_csv(run.skipped, ("file", "reason"), sorted([*source.skipped, *store.skipped]))
         run.write_json(run.environment, environment(device, world_size()))
         run.write_json(run.data, asdict(DataRecord.of(store, data, labels, config.store_size, folder)))

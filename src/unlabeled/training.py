@@ -60,7 +60,7 @@ def train(
             raise
 
     # Records of epochs that are not in the checkpoint are cut off and will be written again.
-    with Journal(run.journal, meter.epoch) as journal:
+    with Journal(run.journal, meter.epoch, tensorboard=run.events) as journal:
         for epoch in range(meter.epoch, config.epochs):
             if meter.step == 0:
                 method.before_epoch(epoch, features)
