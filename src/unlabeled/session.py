@@ -5,8 +5,7 @@ Runs on every rank; only the first writes files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from unlabeled.features import embed
 from unlabeled.images import DataRecord, default_cache, make_loader, probe, same_images
 from unlabeled.methods import build_method
 from unlabeled.plan import plan
-from unlabeled.protocols import train_evaluator
+from unlabeled.protocols import held_out_knn, training_labels
 from unlabeled.recipes import configure
 from unlabeled.run import Run, clustered, write_clusters
 from unlabeled.runfolder import RunFolder, environment
@@ -57,8 +56,8 @@ def begin(
     cache: str | Path | None,
     settings: dict[str, Any],
     tensorboard: bool = False,
-) -> tuple[ImageStore, Config, list[Evaluator]]:
-    """Read the images, resolve every setting, say the plan, and write the files a run begins with.
+) -> tuple[ImageStore, Config, torch.Tensor | None]:
+    """Read the images and labels, resolve every setting, say the plan, and write the files a run begins with.
 
     Raises:
         DataError: no readable image.
@@ -74,12 +73,13 @@ def begin(
     folder = Path(cache) if cache else default_cache()
     with progress.bar("reading images", len(source)) as update:
         store = open_store(source, short_side=config.store_size, cache=folder, progress=update)
+    # Again, now that it is known how many can be read.
+    config = configure(recipe, replace(facts, count=len(store)), settings | {"store_size": config.store_size})
     if config.mean is None:
         mean, std = store.channel_statistics()
         config = config.replace(mean=mean, std=std)
-    facts = store.facts(device)
-    announce(store, config, facts)
-    evaluators: list[Evaluator] = [train_evaluator(source, store, labels, config.seed)] if labels else []
+    ids = training_labels(source, store, labels) if labels else None
+    announce(store, config, store.facts(device), ids)
     if is_main():
         run.clear()
         if tensorboard:
@@ -88,10 +88,10 @@ def begin(
         run.write_json(run.environment, environment(device, world_size()))
         run.write_json(run.data, asdict(DataRecord.of(store, data, labels, config.store_size, folder)))
         run.write_text(run.config, config.model_dump_json(indent=2) + "\n")
-    return store, config, evaluators
+    return store, config, ids
 
 
-def reopen(run: RunFolder) -> tuple[ImageStore, Config, list[Evaluator]]:
+def reopen(run: RunFolder) -> tuple[ImageStore, Config, torch.Tensor | None]:
     """What `begin` gave, from the files of the run.
 
     Raises:
@@ -101,22 +101,21 @@ def reopen(run: RunFolder) -> tuple[ImageStore, Config, list[Evaluator]]:
     source = open_source(record.data)
     store = record.open(source)
     same_images(store, record, run.path)
-    evaluators: list[Evaluator] = [train_evaluator(source, store, record.labels, config.seed)] if record.labels else []
-    return store, config, evaluators
+    return store, config, training_labels(source, store, record.labels) if record.labels else None
 
 
-def announce(store: ImageStore, config: Config, facts: DataFacts) -> None:
+def announce(store: ImageStore, config: Config, facts: DataFacts, labels: torch.Tensor | None) -> None:
     """Say what was found and what will be done, and refuse what cannot fit."""
-    method = build_method(config, len(store), store.channels)
-    parts = plan(method.network(), method.backbone.feature_dim, config, facts, world_size())
+    method = build_method(config, len(store), store.channels, labels)
+    parts = plan(method, config, facts, world_size())
     skipped = f", {len(store.skipped):,} files skipped (see skipped.csv)" if store.skipped else ""
     progress.say(
         f"{len(store):,} images, typically {facts.height} x {facts.width} pixels, {facts.channels} channels{skipped}"
     )
     progress.say(
-        f"{config.method} with {config.num_clusters:,} clusters, {config.backbone} at {config.image_size} pixels, {config.epochs} "
-        f"epochs of {parts.steps_per_epoch:,} steps of {config.batch_size} images, new clusters every {config.reassign_every} "
-        f"epochs, {str(resolve_precision(config.precision, facts.device)).removeprefix('torch.')} on {facts.device} "
+        f"{method.describe()}, {config.backbone} at {config.image_size} pixels, {config.epochs} epochs of "
+        f"{parts.steps_per_epoch:,} steps of {config.batch_size} images, "
+        f"{str(resolve_precision(config.precision, facts.device)).removeprefix('torch.')} on {facts.device} "
         f"(recipe {config.recipe})"
     )
     progress.say(parts.sentence())
@@ -127,17 +126,20 @@ def execute(
     run: RunFolder,
     store: ImageStore,
     config: Config,
-    evaluators: Sequence[Evaluator],
+    labels: torch.Tensor | None,
     *,
     device: DeviceKind,
 ) -> None:
-    """Train from wherever the run stands, then embed, cluster and report.
+    """Train from wherever the run stands, then embed, cluster and report. `labels` [N] only score, unless supervised.
 
     Raises:
         Interrupted: a signal came; the run is saved.
         RunError: the disk is full, a checkpoint is damaged, or the loss is no longer a number.
     """
-    method = build_method(config, len(store), store.channels)
+    method = build_method(config, len(store), store.channels, labels)
+    # What was trained on cannot be held out.
+    score = labels is not None and config.method != "supervised"
+    evaluators: list[Evaluator] = [held_out_knn(method, labels, config)] if score else []
     loader = make_loader(store, config, torch_device(device))
     try:
         with stop_on_signals() as stop:
