@@ -43,7 +43,7 @@ def default(facts: DataFacts) -> Config:
         num_clusters=clusters_for(facts.count),
         reassign_every=epochs_per_assignment(facts.count, 64),
         epochs=60,
-        batch_size=64,
+        batch_size=batch_for(facts.count, 64),
         lr=0.05,
         schedule="cosine",
         warmup=1.0,
@@ -70,7 +70,7 @@ def small_images(facts: DataFacts) -> Config:
         num_clusters=clusters_for(facts.count),
         reassign_every=epochs_per_assignment(facts.count, 128),
         epochs=100 if on_gpu else 40,
-        batch_size=128,
+        batch_size=batch_for(facts.count, 128),
         lr=0.05,
         schedule="cosine",
         warmup=1.0,
@@ -379,7 +379,13 @@ def configure(name: str, facts: DataFacts, changes: dict[str, object]) -> Config
 
 def clusters_for(count: int) -> int:
     """More clusters than kinds of things, and enough images in each: one for every thirty images, 20 to 1,000."""
-    return max(min(20, count), min(1000, count // 30))
+    # Below 60 images 20 clusters would hold one or two each.
+    return max(1, min(20, count // 3), min(1000, count // 30))
+
+
+def batch_for(count: int, batch_size: int) -> int:
+    """This batch size, or half of the images where they are so few: an epoch needs a step or two."""
+    return max(1, min(batch_size, count // 2))
 
 
 def epochs_per_assignment(count: int, batch_size: int) -> int:
