@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from unlabeled.data.decode import Undecodable, ValueRange, decode
 from unlabeled.data.loading import Loader
 from unlabeled.data.sources import Source, open_source
 from unlabeled.data.store import ImageStore, open_store
-from unlabeled.errors import DataError
+from unlabeled.errors import DataError, RunError
 from unlabeled.runfolder import RunFolder
 
 PROBED = 32
@@ -66,8 +66,19 @@ class DataRecord:
 
     @staticmethod
     def read(run: RunFolder) -> DataRecord:
-        """Read RUN/data.json."""
-        return DataRecord(**run.read_json(run.data))
+        """Read RUN/data.json.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        values = run.read_json(run.data)
+        names = {field.name for field in fields(DataRecord)}
+        if not isinstance(values, dict) or set(values) != names or not _is_value_range(values["value_range"]):
+            raise RunError(
+                f"{run.data} is damaged (it must hold {', '.join(sorted(names))}); put it back from a copy, or train again "
+                "with `--if-exists replace`."
+            )
+        return DataRecord(**values)
 
     def open(self, data: str | Path | Source, title: str = "reading images") -> ImageStore:
         """New images, prepared exactly as the training images were."""
@@ -82,6 +93,10 @@ class DataRecord:
                 value_range=ValueRange(tuple(low), tuple(high), clipped),
                 progress=update,
             )
+
+
+def _is_value_range(value: Any) -> bool:
+    return isinstance(value, dict) and {"low", "high", "share_clipped"} <= set(value)
 
 
 def digest(names: Sequence[str]) -> str:

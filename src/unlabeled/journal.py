@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -43,9 +44,10 @@ class Journal:
         if is_main():
             # Replaced as a whole: a kill in the middle leaves the old journal, which can be cut again.
             draft = path.with_name(path.name + ".tmp")
-            draft.write_text("".join(map(_line, self._records)), encoding="utf-8")
-            draft.replace(path)
-            self._file = path.open("a", encoding="utf-8")
+            with _in_words(path):
+                draft.write_text("".join(map(_line, self._records)), encoding="utf-8")
+                draft.replace(path)
+                self._file = path.open("a", encoding="utf-8")
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -57,8 +59,9 @@ class Journal:
         line = _line(record)
         self._records.append(_parsed(line.encode()) or {})
         if self._file is not None:
-            self._file.write(line)
-            self._file.flush()
+            with _in_words(self.path):
+                self._file.write(line)
+                self._file.flush()
         if self._mirror is not None:
             for name, value in self._records[-1].items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "step"):
@@ -67,8 +70,9 @@ class Journal:
     def close(self) -> None:
         """Flush to the disk and close; writing afterwards is an error."""
         if self._file is not None and not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
+            with _in_words(self.path):
+                os.fsync(self._file.fileno())
+                self._file.close()
         if self._mirror is not None:
             self._mirror.close()
 
@@ -99,6 +103,17 @@ def read(path: Path) -> list[dict[str, Any]]:
         elif number < len(lines) - 1:
             raise RunError(f"line {number} of {path} is not a JSON object; remove that line to read the others.")
     return records
+
+
+@contextmanager
+def _in_words(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path} ({error.strerror or error}); free some space or make the folder writable, then run "
+            f"`unlabeled resume {path.parent}`: what was saved before is intact."
+        ) from None
 
 
 def _is_before(record: Mapping[str, Any], epochs_done: int, steps_done: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from unlabeled.config import Config, DataFacts
-from unlabeled.errors import ConfigError
+from unlabeled.errors import ConfigError, DataError
 from unlabeled.features import SPILL_BYTES
 from unlabeled.methods.base import Method
 from unlabeled.progress import size
@@ -31,8 +31,15 @@ class Plan:
     features: int
     clustering: int
     table: int
-    steps_per_epoch: int
+    images_per_epoch: int
+    batch_size: int
+    processes: int
     available: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch, every process one at a step."""
+        return self.images_per_epoch // (self.batch_size * self.processes)
 
     @property
     def memory(self) -> int:
@@ -53,8 +60,16 @@ class Plan:
         """Refuse what cannot fit.
 
         Raises:
-            ConfigError: more memory is needed than is free.
+            DataError: one image, from which nothing can be learned.
+            ConfigError: an epoch does not fill one batch, or more memory is needed than is free.
         """
+        if self.images < 2:
+            raise DataError(f"only {self.images} image can be read, and there is nothing to learn from fewer than 2.")
+        if not self.steps_per_epoch:
+            raise ConfigError(
+                f"batch_size ({self.batch_size:,}) on each of {self.processes} processes must be at most the images of an epoch "
+                f"({self.images_per_epoch:,}); try `--batch-size {max(1, self.images_per_epoch // self.processes // 2)}`."
+            )
         if self.memory > self.available:
             raise ConfigError(
                 f"this run needs about {size(self.memory)} of memory and {size(self.available)} are free; "
@@ -77,7 +92,9 @@ def plan(method: Method, config: Config, facts: DataFacts, world_size: int = 1) 
         features=rows * feature_dim * 4,
         clustering=rows * dims * 4 + 4 * config.num_clusters * (dims + 8192) + 8 * feature_dim**2,
         table=method.table_bytes(),
-        steps_per_epoch=facts.count // (config.batch_size * world_size),
+        images_per_epoch=config.subset or facts.count,
+        batch_size=config.batch_size,
+        processes=world_size,
         available=free_memory(facts.device),
     )
 

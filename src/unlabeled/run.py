@@ -5,9 +5,10 @@ Shapes: M images asked about, D feature dimensions.
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unlabeled import checkpoint
+from unlabeled import checkpoint, progress
 from unlabeled.catalogue import Catalogue
 from unlabeled.config import Config
 from unlabeled.data.sources import Source, open_source
@@ -30,7 +31,7 @@ from unlabeled.images import DataRecord, make_loader
 from unlabeled.journal import read as read_journal
 from unlabeled.methods import build_network
 from unlabeled.models import Backbone
-from unlabeled.runfolder import RunFolder, csv_text, find
+from unlabeled.runfolder import RunFolder, csv_text, find, replacing, require_writable
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,13 @@ class Run:
         backbone = self.untrained_backbone()
         prefix = "method.backbone."
         own = {name.removeprefix(prefix): value for name, value in found.tensors.items() if name.startswith(prefix)}
-        backbone.load_state_dict(own)
+        try:
+            backbone.load_state_dict(own)
+        except RuntimeError:
+            raise RunError(
+                f"{found.path} holds another network than {self.folder.config} describes ({self.config.backbone}); put the "
+                "configuration back as it was, or train again with `--if-exists replace`."
+            ) from None
         return backbone
 
     def untrained_backbone(self) -> Backbone:
@@ -105,10 +112,20 @@ class Run:
     @cached_property
     def names(self) -> list[str]:
         """Names of the training images, in index order."""
-        import csv
-
-        with self.folder.clusters.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [row["path"] for row in csv.DictReader(file)]
+        path, wanted = self.folder.clusters, len(self.catalogue.features)
+        try:
+            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+                names = [row["path"] for row in csv.DictReader(file)]
+        except (OSError, KeyError, csv.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"no column {error}"
+        else:
+            if len(names) == wanted:
+                return names
+            reason = f"it has {len(names):,} rows, the features are of {wanted:,} images"
+        raise RunError(
+            f"{path} is damaged ({reason}); delete {self.folder.features.name} beside it and run "
+            f"`unlabeled resume {self.path}`, which makes both again."
+        )
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -125,7 +142,11 @@ class Run:
         device = torch_device(self._device)
         loader = make_loader(store, self.config, device)
         dtype = resolve_precision(self.config.precision, device)
-        rows = embed(backbone or self.backbone, loader, dtype=dtype, batch_size=2 * self.config.batch_size, title=title)
+        network = backbone or self.backbone
+        rows = embed(network, loader, dtype=dtype, batch_size=2 * self.config.batch_size, title=title)
+        if not len(rows):
+            # Fewer images than processes: this one has none of them.
+            rows = torch.zeros(0, network.feature_dim)
         return all_gather_rows(rows)
 
     def embed(self, data: str | Path, out: str | Path | None = None) -> Embedding:
@@ -137,6 +158,7 @@ class Run:
 
         Raises:
             DataError: no readable image, or an ending of `out` that is none of these.
+            RunError: `out` cannot be written.
         """
         writer = _writer(Path(out)) if out else None
         store = self.record.open(data)
@@ -157,7 +179,12 @@ class Run:
 
         Raises:
             DataError: no readable image, or `to_folders` is not empty.
+            RunError: `out` or `to_folders` cannot be written.
         """
+        if out and is_main():
+            require_writable(Path(out))
+        if to_folders:
+            require_empty(Path(to_folders))
         if data is None:
             catalogue = self.catalogue
             rows = clustered(self.names, catalogue.clusters, catalogue.distances, catalogue.unlike)
@@ -214,18 +241,29 @@ class Run:
             neighbors: voters of the kNN.
 
         Raises:
-            ConfigError: unknown protocol.
+            ConfigError: unknown protocol, or no neighbour to ask.
             DataError: labels or images do not fit.
+            RunError: `json` cannot be written.
         """
         from unlabeled.protocols import PROTOCOLS
 
         if protocol not in PROTOCOLS:
             raise ConfigError(unknown_name("protocol", protocol, PROTOCOLS))
+        if neighbors < 1:
+            raise ConfigError(
+                f"neighbors must be at least 1, got {neighbors}; 20 is a good number, the papers use 200."
+            )
+        if json and is_main():
+            require_writable(Path(json))
         scores = PROTOCOLS[protocol](self, data or self.record.data, labels=labels, test=test, neighbors=neighbors)
         if is_main():
-            self.folder.write_json(self.folder.scores, self.scores | {protocol: scores})
             if json:
                 self.folder.write_json(Path(json), {"protocol": protocol, **scores})
+            try:
+                self.folder.write_json(self.folder.scores, self.scores | {protocol: scores})
+            except RunError as error:
+                # Runs may lie where nobody can write; the numbers are still worth having.
+                progress.say(f"Note: the report will not show these scores: {error}")
         return scores
 
     def _files(self, source: Source) -> list[Path | None]:
@@ -260,48 +298,74 @@ def write_clusters(path: Path, rows: Sequence[Clustered]) -> None:
     RunFolder(path.parent).write_text(path, text)
 
 
+def require_empty(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        DataError: it does, or it is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        state = "not empty" if folder.is_dir() else "a file"
+        raise DataError(f"{folder} is {state}; give --to-folders a new or empty folder.")
+
+
 def sort_into_folders(folder: Path, rows: Sequence[Clustered], locations: Sequence[Path | None]) -> None:
     """Make `folder/cluster-0007/` and so on, with links to the images, or copies where links are not to be had.
 
     Raises:
-        DataError: the folder is not empty, or the images are not files (an array or archive).
+        DataError: the folder is not empty, or an image is no file (but in an array or archive) or no longer there.
+        RunError: the folder cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder} is not empty; give --to-folders a new or empty folder.")
-    if any(location is None for location in locations):
+    require_empty(folder)
+    files = [location for location in locations if location is not None and location.is_file()]
+    if len(files) < len(rows):
         raise DataError(
-            "--to-folders needs images that are files; these come out of an array or archive: unpack it first."
+            f"--to-folders needs images that are files, and {len(rows) - len(files):,} of {len(rows):,} are not: unpack arrays "
+            "and archives first, and put images back that were moved since the training."
         )
-    for number, (row, location) in enumerate(zip(rows, locations, strict=True)):
-        assert location is not None
-        target = folder / f"cluster-{row.cluster:04d}"
-        target.mkdir(parents=True, exist_ok=True)
-        # The index in front keeps equal names from different folders apart.
-        link = target / f"{number:07d}-{location.name}"
-        try:
-            os.symlink(location.resolve(), link)
-        except OSError:
-            shutil.copy2(location, link)
+    try:
+        for number, (row, location) in enumerate(zip(rows, files, strict=True)):
+            target = folder / f"cluster-{row.cluster:04d}"
+            target.mkdir(parents=True, exist_ok=True)
+            # The index in front keeps equal names from different folders apart.
+            link_or_copy(location.resolve(), target / f"{number:07d}-{location.name}")
+    except OSError as error:
+        raise RunError(
+            f"cannot write {folder} ({error.strerror or error}); free some space or choose another folder."
+        ) from None
 
 
-def _writer(path: Path) -> Any:
+def link_or_copy(file: Path, link: Path) -> None:
+    """A symbolic link to `file`, or a copy where the file system has none."""
+    try:
+        os.symlink(file, link)
+    except (OSError, NotImplementedError):
+        shutil.copy2(file, link)
+
+
+def _writer(path: Path) -> Callable[[Path, Embedding], None]:
     writers = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
     if path.suffix not in writers:
         raise DataError(f"--out must end in .npy, .npz or .parquet, got '{path.name}'.")
     # Said before an hour of embedding, not after it.
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise MissingExtraError("writing Parquet", "table")
+    if is_main():
+        require_writable(path)
     return writers[path.suffix]
 
 
 def _write_npy(path: Path, result: Embedding) -> None:
-    np.save(path, result.features.numpy())
-    names = "".join(f"{name}\n" for name in result.names)
-    path.with_suffix(".txt").write_text(names, encoding="utf-8", errors="surrogateescape")
+    # One line a name, whatever is in it.
+    names = "".join(f"{name.translate({10: '�', 13: '�'})}\n" for name in result.names)
+    RunFolder(path.parent).write_text(path.with_suffix(".txt"), names)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, result.features.numpy())
 
 
 def _write_npz(path: Path, result: Embedding) -> None:
-    np.savez(path, features=result.features.numpy(), names=np.array(result.names))
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, features=result.features.numpy(), names=np.array(result.names))
 
 
 def _write_parquet(path: Path, result: Embedding) -> None:
@@ -312,4 +376,5 @@ def _write_parquet(path: Path, result: Embedding) -> None:
     values = pa.array(features.reshape(-1).numpy())
     column = pa.FixedSizeListArray.from_arrays(values, features.shape[1])
     names = [name.encode(errors="surrogateescape").decode(errors="replace") for name in result.names]
-    pq.write_table(pa.table({"path": names, "feature": column}), path)
+    with replacing(path) as partial:
+        pq.write_table(pa.table({"path": names, "feature": column}), partial)
