@@ -137,9 +137,10 @@ def execute(
         RunError: the disk is full, a checkpoint is damaged, or the loss is no longer a number.
     """
     method = build_method(config, len(store), store.channels, labels)
+    evaluators: list[Evaluator] = []
     # What was trained on cannot be held out.
-    score = labels is not None and config.method != "supervised"
-    evaluators: list[Evaluator] = [held_out_knn(method, labels, config)] if score else []
+    if labels is not None and config.method != "supervised":
+        evaluators.append(held_out_knn(method, labels, config))
     loader = make_loader(store, config, torch_device(device))
     try:
         with stop_on_signals() as stop:

@@ -29,6 +29,9 @@ from unlabeled.models import Backbone
 from unlabeled.models.heads import l2_head
 from unlabeled.randomness import generator
 
+FIRST_VISITS = 3
+"""Visits after which a row is mostly an output and no longer the random vector it began as."""
+
 
 class InstanceDiscrimination(Method):
     """Targets are rows of `memory.bank` [N, D], named by the images' own indices."""
@@ -107,14 +110,23 @@ class InstanceDiscrimination(Method):
         With NCE also `normaliser`, the constant Z in units of N.
         """
         result = self.statistics.summary()
-        if self.config.memory == "momentum":
-            result["chance_loss"] = self.chance_loss()
+        chance = self.chance_loss()
+        if chance is not None:
+            result["chance_loss"] = chance
         if self.config.objective == "nce" and self.config.normaliser != "exact":
             result["normaliser"] = float(self.memory.normaliser) / self.num_images
         return result
 
-    def chance_loss(self) -> float:
-        """The objective where every row is equally similar: P(i | z) = 1 / N."""
+    def chance_loss(self) -> float | None:
+        """The objective where every row is equally similar, P(i | z) = 1 / N; None where the loss says nothing about it.
+
+        That is with a proximal term, with a constant Z, which fits no other similarities than those it was taken from,
+        and before every row has been visited a few times: random rows are far from all outputs alike.
+        """
+        seen = self.steps * self.config.batch_size * world_size()
+        exact = self.config.objective != "nce" or self.config.normaliser == "exact"
+        if self.config.memory == "proximal" or not exact or seen < FIRST_VISITS * self.num_images:
+            return None
         m = self.config.num_negatives
         if self.config.objective == "softmax":
             return math.log(self.num_images)
