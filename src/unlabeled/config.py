@@ -241,6 +241,8 @@ class Config(BaseModel):
             raise ValueError(f"schedule_steps must rise, got {self.schedule_steps}")
         if self.targets == "onehot" and not self.num_codes:
             raise ValueError("targets = onehot needs num_codes, the length of the outputs; try 1000")
+        if self.loss_subset and self.sampling == "weighted":
+            raise ValueError("loss_subset and sampling 'weighted' do not go together; sample uniformly over clusters")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std go together: give both or neither")
         return self

@@ -43,22 +43,22 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
 def embed(
     backbone: nn.Module,
     loader: Loader,
+    index: torch.Tensor | None = None,
     *,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 256,
     title: str = "features",
     stop: Callable[[], bool] = lambda: False,
 ) -> torch.Tensor:
-    """Features of this rank's shard of all images, [n, D] float32 on the CPU, in index order.
+    """Features of this rank's shard of the images `index` (int64 [m], all if None), [n, D] float32 on the CPU, in order.
 
     The view is the one of DeepCluster section 3.4: short side resized, central crop, no augmentation, evaluation mode.
 
     Raises:
         Interrupted: `stop()` became true.
     """
-    total = len(loader.store)
-    part = shard(total)
-    rows = torch.arange(part.start, part.stop)
+    asked = torch.arange(len(loader.store)) if index is None else index.cpu()
+    rows = asked[shard(len(asked))]
     features: torch.Tensor | None = None
     done, begun = 0, time.monotonic()
     with evaluation_mode(backbone), progress.bar(title, len(rows)) as update:
@@ -68,7 +68,7 @@ def embed(
             with autocast(view.device, dtype):
                 output = backbone(view)
             if features is None:
-                features = _allocate(len(rows), output.shape[1])
+                features = allocate(len(rows), output.shape[1])
             features[done : done + len(output)] = output.float().cpu()
             done += len(output)
             update(done, f"{done / (time.monotonic() - begun):,.0f} images/s")
@@ -77,7 +77,8 @@ def embed(
     return features
 
 
-def _allocate(count: int, dims: int) -> torch.Tensor:
+def allocate(count: int, dims: int) -> torch.Tensor:
+    """Uninitialised float32 [count, dims]: in memory, or where that exceeds `SPILL_BYTES` in a temporary mapped file."""
     needed = count * dims * 4
     if needed <= SPILL_BYTES:
         return torch.empty(count, dims)

@@ -52,9 +52,10 @@ def train(
     saver = Saver(method, optimizer, config, run)
     meter = saver.restore()
 
-    def features() -> torch.Tensor:
+    def features(index: torch.Tensor | None = None) -> torch.Tensor:
+        size = 2 * config.batch_size
         try:
-            return embed(method.backbone, loader, dtype=dtype, batch_size=2 * config.batch_size, stop=stop.asked_alone)
+            return embed(method.backbone, loader, index, dtype=dtype, batch_size=size, stop=stop.asked_alone)
         except Interrupted:
             saver.save(meter)
             raise
@@ -71,6 +72,7 @@ def train(
                 for index, view in loader.train_batches(order, epoch, config.batch_size, start_step=meter.step):
                     torch.manual_seed(seed_from(config.seed, "dropout", epoch, meter.step, rank()))
                     optimizer.set_lr(learning_rate(config, epoch + meter.step / steps))
+                    method.before_step(index)
                     with autocast(device, dtype):
                         z = network(view)
                     target = method.targets(index, z.detach())

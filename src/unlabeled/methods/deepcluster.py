@@ -1,34 +1,36 @@
 """DeepCluster (Caron et al., ECCV 2018): cluster the features, learn to predict the clusters, repeat.
 
 The row of image i is the id of its cluster. All rows are rewritten before an epoch: features of every image from the
-central view, PCA-whitening and L2 normalisation (section 3.4), k-means (equation 2). The head is then made anew, because
-cluster 7 of this epoch has nothing to do with cluster 7 of the last. Two trivial solutions are avoided as in section 3.3:
-empty clusters are refilled, and images are drawn uniformly over clusters.
+central view, PCA-whitening and L2 normalisation (section 3.4), then k-means (equation 2) or another clustering
+(`Clusterer`). The head is then made anew, as wide as there are clusters, because cluster 7 of this epoch has nothing to
+do with cluster 7 of the last. Two trivial solutions are avoided as in section 3.3: empty clusters are refilled, and
+images are drawn uniformly over clusters.
 
-Shapes: N images, n rows of this rank, B batch, D feature dimensions, K clusters.
+Shapes: N images, m of them clustered, n rows of this rank, B batch, D feature dimensions, K clusters.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from unlabeled import health, losses
-from unlabeled.cluster import whitening
-from unlabeled.cluster.kmeans import kmeans
 from unlabeled.config import Config
 from unlabeled.data import samplers
 from unlabeled.distributed import all_gather_rows
 from unlabeled.errors import ConfigError
 from unlabeled.methods.base import Embed, Method
-from unlabeled.models import Backbone
-from unlabeled.models.heads import linear_head
+from unlabeled.methods.clusterer import Clusterer
+from unlabeled.models import Backbone, LinearHead, linear_head
 from unlabeled.randomness import generator, seed_from
 
 STATISTICS = (
     *("num_clusters", "empty_clusters", "singletons", "largest_share", "size_entropy", "chance_loss", "nmi_previous"),
-    *("moved_share", "feature_std", "mean_cosine", "effective_rank", "inertia"),
+    *("moved_share", "labelled_share", "feature_std", "mean_cosine", "effective_rank", "pca_first_share"),
+    *("negative_share", "inertia"),
 )
 """Numbers about the last clustering, in the order of the buffer that carries them through a checkpoint."""
 
@@ -37,44 +39,72 @@ STATISTICS_ROWS = 4096
 
 
 class DeepCluster(Method):
-    """Targets are cluster ids: `labels`, int64 [N], -1 before the first clustering."""
+    """Targets are cluster ids: `labels`, int64 [N]; -1 before the first clustering and for images that are in none."""
 
     labels: torch.Tensor
     statistics: torch.Tensor
 
     def __init__(self, backbone: Backbone, num_images: int, config: Config) -> None:
-        """Raises ConfigError where there are more clusters than images."""
-        if config.num_clusters > num_images:
-            raise ConfigError(
-                f"num_clusters ({config.num_clusters:,}) must be at most the number of images ({num_images:,}); "
-                f"try `--num-clusters {max(2, num_images // 30)}`."
-            )
+        """Raises ConfigError where there are more clusters, neighbours or sampled images than images."""
         super().__init__(backbone, num_images, config.seed)
         self.config = config
-        self.head = self._fresh_head(epoch=-1)
+        if config.subset > num_images:
+            raise ConfigError(
+                f"subset ({config.subset:,}) must be at most the number of images ({num_images:,}); give 0 for all."
+            )
+        self.clusterer = Clusterer(config)
+        self.clusterer.check(num_images if config.subset_mode == "mismatched" else self._images_per_epoch)
+        self.head = self._fresh_head(-1, config.num_clusters)
         self.register_buffer("labels", torch.full((num_images,), -1, dtype=torch.int64))
         self.register_buffer("statistics", torch.full((len(STATISTICS),), math.nan, dtype=torch.float64))
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take over what `state_dict` gave; the head becomes as wide as the stored one."""
+        self.head = self._fresh_head(-1, len(state_dict["head.linear.weight"])).to(self.labels.device)
+        return super().load_state_dict(state_dict, strict, assign)
+
     def before_epoch(self, epoch: int, embed: Embed) -> None:
-        """Every `reassign_every` epochs: new clusters, hence new targets and a new head."""
-        if epoch % self.config.reassign_every:
+        """Every `reassign_every` epochs: new clusters, hence new targets and a new head.
+
+        Not for a last, shorter stretch: a head that is given no time to learn teaches the network nothing.
+        """
+        period = self.config.reassign_every
+        if epoch % period or (epoch and epoch + period > self.config.epochs):
             return
-        features = embed()
-        labels, inertia = self._cluster(features, epoch)
-        previous = self.labels if epoch else None
-        numbers = health.cluster_statistics(labels, self.config.num_clusters, previous)
-        numbers |= health.feature_statistics(all_gather_rows(features[:STATISTICS_ROWS])[:STATISTICS_ROWS])
-        numbers["inertia"] = inertia
+        chosen = None if self.config.subset_mode == "mismatched" else self._subset(epoch)
+        features = embed(chosen)
+        numbers = health.feature_statistics(all_gather_rows(features[:STATISTICS_ROWS])[:STATISTICS_ROWS])
+        negative = (features[:STATISTICS_ROWS] <= 0).double().mean().reshape(1)
+        numbers["negative_share"] = float(all_gather_rows(negative).mean())
+        found = self.clusterer.cluster(features, seed_from(self.seed, "clustering", epoch))
+        labels = torch.full_like(self.labels, -1)
+        labels[slice(None) if chosen is None else chosen] = found.labels.to(labels.device)
+        numbers |= health.cluster_statistics(labels, found.num_clusters, self.labels if epoch else None)
+        numbers |= found.numbers | {"labelled_share": float((labels >= 0).double().mean())}
         self.statistics.copy_(torch.tensor([numbers.get(name, math.nan) for name in STATISTICS]))
         self.labels.copy_(labels)
-        self.head = self._fresh_head(epoch).to(self.labels.device)
+        self.head = self._fresh_head(epoch, found.num_clusters).to(self.labels.device)
 
     def draw(self, epoch: int) -> torch.Tensor:
-        """Uniform over clusters (section 3.3), or each image once where the recipe says so."""
-        random = generator(self.seed, "draw", epoch)
+        """Uniform over clusters (section 3.3), or each image once where the recipe says so; never an unlabelled one."""
+        random, count = generator(self.seed, "draw", epoch), self._images_per_epoch
+        labels = self.labels.cpu()
+        chosen = self._subset(epoch) if self.config.subset_mode == "mismatched" else None
+        if chosen is not None:
+            labels = torch.full_like(labels, -1).index_copy_(0, chosen, labels[chosen])
         if self.config.sampling == "uniform":
-            return samplers.uniform_over_clusters(self.labels.cpu(), self.num_images, random)
-        return samplers.natural(self.num_images, self.num_images, random)
+            return samplers.uniform_over_clusters(labels, count, random)
+        if self.config.sampling == "cluster_then_member":
+            return samplers.cluster_then_member(labels, count, random)
+        labelled = (labels >= 0).nonzero()[:, 0]
+        return labelled[samplers.natural(len(labelled), count, random)]
+
+    def before_step(self, index: torch.Tensor) -> None:
+        """With `loss_subset`, choose the classes of this step: those of the batch and random others (section 4.7)."""
+        size, total = self.config.loss_subset, self._top.linear.out_features
+        if size and size < total:
+            random = generator(self.seed, "loss subset", *index.tolist())
+            self._top.classes = losses.class_subset(self.labels[index], total, size, random)
 
     def targets(self, index: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Cluster ids [B] of these images."""
@@ -82,8 +112,10 @@ class DeepCluster(Method):
 
     def loss(self, z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of logits [B, K]; with `sampling = weighted` each term is divided by its cluster's size."""
+        if self._top.classes is not None:
+            return losses.cross_entropy(z, losses.positions_in(self._top.classes, target))
         if self.config.sampling == "weighted":
-            weights = samplers.cluster_weights(self.labels, self.config.num_clusters)
+            weights = samplers.cluster_weights(self.labels, self._top.linear.out_features)
             return losses.weighted_cross_entropy(z, target, weights)
         return losses.cross_entropy(z, target)
 
@@ -92,17 +124,30 @@ class DeepCluster(Method):
         values = zip(STATISTICS, self.statistics.tolist(), strict=True)
         return {name: value for name, value in values if not math.isnan(value)}
 
-    def _cluster(self, features: torch.Tensor, epoch: int) -> tuple[torch.Tensor, float]:
-        config = self.config
-        seed = seed_from(config.seed, "clustering", epoch)
-        fitted = whitening.fit(features, config.pca_dims, whiten=config.whiten, seed=seed)
-        rows = fitted.apply(features, normalize_rows=config.normalize_rows)
-        found = kmeans(
-            rows, config.num_clusters, seed=seed, iterations=config.kmeans_iterations, empty=config.empty_clusters
-        )
-        return all_gather_rows(found.labels), found.inertia[-1] / self.num_images
+    @property
+    def _top(self) -> LinearHead:
+        assert isinstance(self.head, LinearHead)
+        return self.head
 
-    def _fresh_head(self, epoch: int) -> torch.nn.Module:
+    @property
+    def _images_per_epoch(self) -> int:
+        return self.config.subset or self.num_images
+
+    def _subset(self, epoch: int) -> torch.Tensor | None:
+        """The images that this epoch may show, rising int64 [m]; None where it may show all."""
+        if not self.config.subset:
+            return None
+        time = {"same": 0, "resampled": epoch - epoch % self.config.reassign_every, "mismatched": epoch}
+        random = generator(self.seed, "subset", time[self.config.subset_mode])
+        return samplers.subset(self.num_images, self.config.subset, random)
+
+    @staticmethod
+    def facts(config: Config) -> dict[str, str]:
+        """What makes the clusters, how many and how often."""
+        number = {"clusters": f"{config.num_clusters:,}"} if config.clustering == "kmeans" else {}
+        return {"clustering": config.clustering, **number, "new clusters every": f"{config.reassign_every} epochs"}
+
+    def _fresh_head(self, epoch: int, outputs: int) -> LinearHead:
         # Keyed by the epoch: the same weights on every rank, whatever was drawn before.
         random = generator(self.seed, "head", epoch)
-        return linear_head(self.backbone, self.config.num_clusters, generator=random)
+        return linear_head(self.backbone, outputs, relu=self.config.head == "linear", generator=random)

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from unlabeled.errors import ConfigError, unknown_name
-from unlabeled.models.alexnet import AlexNet, AlexNetNat, AlexNetSmall
+from unlabeled.models.alexnet import AlexNet, AlexNetFc6, AlexNetNat, AlexNetSmall
 from unlabeled.models.backbone import Backbone, Initialisation, initialise
 from unlabeled.models.heads import L2Head, LinearHead, l2_head, linear_head
 from unlabeled.models.norm import convert_sync
@@ -44,6 +44,7 @@ def _resnet(
 # Name -> constructor of (channels, image_size).
 _BACKBONES: dict[str, Callable[[int, int], Backbone]] = {
     "alexnet": AlexNet,
+    "alexnet_fc6": AlexNetFc6,
     "alexnet_nat": AlexNetNat,
     "alexnet_small": AlexNetSmall,
     "resnet18": _resnet("resnet18", (2, 2, 2, 2), bottleneck=False),

@@ -62,6 +62,22 @@ class AlexNet(Backbone):
         return self.fc7(x)
 
 
+class AlexNetFc6(AlexNet):
+    """`AlexNet` that ends with its first layer of 4096 (the thesis' "2FC" of its head study, section 4.2; spec B09).
+
+    The feature is that layer before its ReLU; its numbers begin as those of `AlexNet` do.
+    """
+
+    def __init__(self, channels: int, image_size: int) -> None:
+        super().__init__(channels, image_size)
+        del self.fc7
+
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, 256, h, w] to [B, 4096]: max-pool, dropout, layer."""
+        x = flatten_pooled(functional.max_pool2d(x, 3, 2), self.fc6, self.image_size)
+        return self.fc6(functional.dropout(x, 0.5, self.training))
+
+
 class AlexNetNat(AlexNet):
     """The AlexNet of Noise As Targets (spec B02): batch normalisation in the perceptron too, one dropout.
 

@@ -13,17 +13,30 @@ from unlabeled.models.backbone import Backbone
 
 
 class LinearHead(nn.Module):
-    """ReLU, then a linear layer with weights N(0, 0.01²) and bias 0 (DeepCluster's top layer, spec O02)."""
+    """ReLU, then a linear layer with weights N(0, 0.01²) and bias 0 (DeepCluster's top layer, spec O02).
 
-    def __init__(self, inputs: int, outputs: int, generator: torch.Generator | None = None) -> None:
+    relu: False leaves the ReLU out (the thesis' "no ReLU", section 4.2): features are then trained as they are read.
+    classes: int64 [S] ids of the only outputs that the next passes compute, for very wide heads (thesis, section 4.7);
+    None computes all. It is no part of the state.
+    """
+
+    classes: torch.Tensor | None = None
+
+    def __init__(
+        self, inputs: int, outputs: int, generator: torch.Generator | None = None, *, relu: bool = True
+    ) -> None:
         super().__init__()
+        self.relu = relu
         self.linear = nn.Linear(inputs, outputs)
         nn.init.normal_(self.linear.weight, 0, 0.01, generator=generator)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """[B, D] to [B, K]."""
-        return self.linear(functional.relu(features))
+        """[B, D] to [B, K], or [B, S] where only some classes are computed."""
+        features = functional.relu(features) if self.relu else features
+        if self.classes is None:
+            return self.linear(features)
+        return functional.linear(features, self.linear.weight[self.classes], self.linear.bias[self.classes])
 
 
 class L2Head(nn.Module):
@@ -48,9 +61,11 @@ class L2Head(nn.Module):
         return functional.normalize(rows, dim=1, eps=1e-10)
 
 
-def linear_head(backbone: Backbone | int, outputs: int, *, generator: torch.Generator | None = None) -> LinearHead:
+def linear_head(
+    backbone: Backbone | int, outputs: int, *, relu: bool = True, generator: torch.Generator | None = None
+) -> LinearHead:
     """A fresh linear head for `backbone` (or for features of that length); from torch's generator if none is given."""
-    return LinearHead(backbone if isinstance(backbone, int) else backbone.feature_dim, outputs, generator)
+    return LinearHead(backbone if isinstance(backbone, int) else backbone.feature_dim, outputs, generator, relu=relu)
 
 
 def l2_head(backbone: Backbone | int, outputs: int = 128, *, generator: torch.Generator | None = None) -> L2Head:
