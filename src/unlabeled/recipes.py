@@ -355,7 +355,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def configure(name: str, facts: DataFacts, changes: dict[str, object]) -> Config:
+def configure(name: str, facts: DataFacts, changes: dict[str, Any]) -> Config:
     """The recipe called `name` for these data, with single fields changed.
 
     Raises:
