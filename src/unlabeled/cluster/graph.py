@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from unlabeled import distributed
-from unlabeled.cluster.nearest import Width, has_fast_bfloat16, has_fast_int8, int_product
+from unlabeled.cluster.nearest import Width, has_fast_int8, int_product
+from unlabeled.device import has_fast_bfloat16
 from unlabeled.errors import ConfigError, DataError
 
 _STRIDES = 16

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from unlabeled.device import cpu_has, has_fast_bfloat16
 from unlabeled.errors import ConfigError, unknown_name
 
 Width = Literal["int8", "bfloat16", "float32"]
@@ -27,28 +28,13 @@ _LOWEST = -(2**30)
 
 
 @cache
-def has_fast_bfloat16(device_type: str) -> bool:
-    """Whether bfloat16 products are faster than float32 ones here (AVX512-BF16 or AMX on CPU, Ampere or later on
-    CUDA)."""
-    if device_type == "cuda":
-        return torch.cuda.get_device_capability()[0] >= 8
-    return device_type == "cpu" and (_cpu_has("_is_avx512_bf16_supported") or _cpu_has("_is_amx_tile_supported"))
-
-
-@cache
 def has_fast_int8(device_type: str) -> bool:
     """Whether 8-bit products with 32-bit sums are faster than bfloat16 here (AVX512-VNNI on CPU)."""
-    if device_type != "cpu" or not _cpu_has("_is_vnni_supported"):
+    if device_type != "cpu" or not cpu_has("_is_vnni_supported"):
         return False
     probe = torch.full((32, 64), 127, dtype=torch.int8)
     # 127 * 127 * 64 overflows the 16-bit sums of instruction sets before VNNI; trust the answer, not the flag.
     return bool((int_product(probe, probe) == 127 * 127 * 64).all())
-
-
-def _cpu_has(question: str) -> bool:
-    # These questions are not public everywhere; a torch without one of them gets the wide products that always work.
-    ask = getattr(torch.cpu, question, None)
-    return ask is not None and bool(ask())
 
 
 def ladder(precision: str, device_type: str, work: int, dims: int) -> list[Width]:

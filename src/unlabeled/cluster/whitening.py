@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from unlabeled import distributed
-from unlabeled.cluster.nearest import has_fast_bfloat16
+from unlabeled.device import has_fast_bfloat16
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.randomness import generator
 
