@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from unlabeled.data import fill, pixel_log, store
-from unlabeled.data.decode import Undecodable, ValueRange, decode
+from unlabeled.data.decode import Decoded, Undecodable, ValueRange, decode, examine
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.errors import DataError
@@ -66,11 +66,11 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the images decoded."""
     names: list[str] = []
 
-    def counted(content: bytes | np.ndarray, name: str = "") -> np.ndarray:
+    def counted(content: bytes | np.ndarray, name: str = "", **more: int) -> Decoded:
         names.append(name)
-        return decode(content, name)
+        return examine(content, name, **more)
 
-    monkeypatch.setattr(fill, "decode", counted)
+    monkeypatch.setattr(fill, "examine", counted)
     return names
 
 
@@ -408,8 +408,8 @@ from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 from unlabeled.distributed import process_group
 
-decoded, real = [], fill.decode
-fill.decode = lambda content, name="": (decoded.append(name), real(content, name))[1]
+decoded, real = [], fill.examine
+fill.examine = lambda content, name="", **more: (decoded.append(name), real(content, name, **more))[1]
 with process_group("cpu"):
     for cache in ("cache", "in_the_way/cache"):
         store = open_store(open_source(sys.argv[1]), short_side=16, cache=Path(sys.argv[2], cache), workers=1)

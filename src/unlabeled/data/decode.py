@@ -18,7 +18,7 @@ import struct
 import threading
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import numpy as np
@@ -38,6 +38,7 @@ from unlabeled.data.pixels import (
     turn,
     value_range,
 )
+from unlabeled.data.shrink import load
 
 __all__ = [
     "DECODER_ERRORS",
@@ -109,6 +110,8 @@ class Decoded:
     """Format by content, such as JPEG or TIFF; `array` for arrays."""
     notes: tuple[str, ...] = ()
     """What was changed, one clause each."""
+    size: tuple[int, int] = (0, 0)
+    """Height and width of the picture in the file, turned as it is shown: of `pixels`, unless these are reduced."""
 
 
 class _PillowWarningsIgnored:
@@ -146,11 +149,13 @@ def decode(content: bytes | np.ndarray, name: str = "") -> np.ndarray:
     return examine(content, name).pixels
 
 
-def examine(content: bytes | np.ndarray, name: str = "") -> Decoded:
+def examine(content: bytes | np.ndarray, name: str = "", *, short_side: int = 0) -> Decoded:
     """Decode and say what was done.
 
     content: the bytes of a file, whose format is told by content, not by name; or an array H×W or H×W×C (channel last).
     name: used for the one format that cannot be told by content (TGA).
+    short_side: where it is given, a large JPEG may be decoded no finer than `shrink.reduce` to it needs, and comes out
+    reduced; every other image comes out as it is.
     Raises Undecodable.
     """
     if isinstance(content, np.ndarray):
@@ -160,7 +165,7 @@ def examine(content: bytes | np.ndarray, name: str = "") -> Decoded:
     try:
         if content.startswith(_NUMPY):
             return _finished(_numpy_file(content), "NPY", [])
-        return _encoded(content, name)
+        return _encoded(content, name, short_side)
     except DECODER_ERRORS as error:
         raise Undecodable(_reason(error, content)) from error
 
@@ -171,7 +176,7 @@ def _numpy_file(content: bytes) -> np.ndarray:
     return channels_last(array) if array.ndim == 3 else array
 
 
-def _encoded(content: bytes, name: str) -> Decoded:
+def _encoded(content: bytes, name: str, short_side: int) -> Decoded:
     is_tiff = content[:4] in _TIFF
     formats = (*_FORMATS, "TGA") if name.lower().endswith((".tga", ".vda", ".icb", ".vst")) else _FORMATS
     with _pillow_warnings_ignored:
@@ -187,19 +192,21 @@ def _encoded(content: bytes, name: str) -> Decoded:
                 return _with_tifffile(content)
             if content.startswith(_PNG) and content[24] == 16 and content[25] != 0:
                 return _with_sixteen_bits(content, image)
-            return _with_pillow(image)
+            return _with_pillow(image, short_side)
 
 
-def _with_pillow(image: Image.Image) -> Decoded:
+def _with_pillow(image: Image.Image, short_side: int) -> Decoded:
     name = image.format or "image"
     frames = int(getattr(image, "n_frames", 1)) if name in {"GIF", "PNG", "WEBP", "TIFF", "AVIF"} else 1
     notes = [f"the first of {frames} frames is used"] if frames > 1 else []
-    image.load()
+    height, width = image.height, image.width
+    loaded = load(image, short_side)
     orientation = _orientation(image)
-    pixels = _plain(image, notes)
+    pixels = _plain(loaded, notes)
     if image.mode == "I" and name == "PPM":
         pixels = pixels.astype(np.uint16)
-    return _finished(turn(pixels, orientation, notes), name, notes)
+    size = (width, height) if orientation in {5, 6, 7, 8} else (height, width)
+    return replace(_finished(turn(pixels, orientation, notes), name, notes), size=size)
 
 
 def _plain(image: Image.Image, notes: list[str]) -> np.ndarray:
@@ -299,9 +306,8 @@ def _finished(pixels: np.ndarray, format_name: str, notes: list[str]) -> Decoded
         if kind not in "iuf":
             raise Undecodable(f"its values are of the type {pixels.dtype}, not numbers that make a picture")
         pixels = _finite(pixels, notes)
-    return Decoded(
-        np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False)), format_name, tuple(notes)
-    )
+    native = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+    return Decoded(native, format_name, tuple(notes), (pixels.shape[0], pixels.shape[1]))
 
 
 def _finite(pixels: np.ndarray, notes: list[str]) -> np.ndarray:

@@ -19,21 +19,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.nn import functional
 
-from unlabeled.data.decode import Undecodable, decode
+from unlabeled.data.decode import Decoded, Undecodable, examine
 from unlabeled.data.pixel_log import KEY_BYTES, PIXEL_TYPES, Image, PixelLog
 from unlabeled.data.pixels import ValueRange, scale_to_uint8, to_channels, value_range
+from unlabeled.data.shrink import reduce
 from unlabeled.errors import DataError
 
 if TYPE_CHECKING:
     from unlabeled.data.sources import Source
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of every key: raised when the same content would give other pixels."""
-LONGEST = 4
-"""The long side of a stored image is at most this many times the short side asked for."""
 FLUSH_IMAGES = 64
 """Images whose decoding a kill may waste."""
 RANGE_IMAGES = 64
@@ -177,8 +174,8 @@ class _Fill:
 
         def work(i: int) -> _Outcome:
             try:
-                pixels = decode(self._source.read(i), self._source.names[i])
-                return self._reduced(self._contents[i], prepare(pixels), pixels.shape)
+                decoded = self._examine(i, self._source.read(i))
+                return self._reduced(self._contents[i], prepare(decoded.pixels), decoded.size)
             except Undecodable as error:
                 return _Outcome(reason=error.reason)
 
@@ -207,22 +204,25 @@ class _Fill:
             known = self._log.get(self._key(content))
             if known:
                 return _Outcome(content, known)
-            pixels = decode(data, self._source.names[i])
-            kind = PIXEL_TYPES.index(pixels.dtype.name)
+            decoded = self._examine(i, data)
+            kind = PIXEL_TYPES.index(decoded.pixels.dtype.name)
             if kind:
-                height, width, channels = pixels.shape
+                height, width, channels = decoded.pixels.shape
                 return _Outcome(content, Image(0, height, width, channels, height, width, kind, 0))
-            return self._reduced(content, pixels, pixels.shape)
+            return self._reduced(content, decoded.pixels, decoded.size)
         except Undecodable as error:
             return _Outcome(reason=error.reason)
 
+    def _examine(self, i: int, data: bytes | np.ndarray) -> Decoded:
+        return examine(data, self._source.names[i], short_side=self._settings.short_side)
+
     def _decode_again(self, i: int) -> np.ndarray | None:
         try:
-            return decode(self._source.read(i), self._source.names[i])
+            return self._examine(i, self._source.read(i)).pixels
         except Undecodable:
             return None
 
-    def _reduced(self, content: bytes, pixels: np.ndarray, original: tuple[int, ...]) -> _Outcome:
+    def _reduced(self, content: bytes, pixels: np.ndarray, original: tuple[int, int]) -> _Outcome:
         pixels = reduce(pixels, self._settings.short_side)
         height, width, channels = pixels.shape
         return _Outcome(content, Image(0, height, width, channels, original[0], original[1], 0, 0), pixels)
@@ -287,28 +287,6 @@ class _Fill:
             return None
         identity = (str(self._source.location(i) or self._source.path), look)
         return hashlib.blake2b(repr(identity).encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).digest()
-
-
-def reduce(pixels: np.ndarray, short_side: int) -> np.ndarray:
-    """uint8 H×W×C with the short side reduced to `short_side` (antialiased bilinear), the long one cut to four times
-    that.
-
-    Smaller images keep their size; a long side beyond the limit loses both ends.
-    """
-    height, width, _ = pixels.shape
-    scale = max(1.0, min(height, width) / short_side)
-    longest = round(LONGEST * short_side * scale)
-    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
-    pixels = pixels[top : top + longest, left : left + longest]
-    height, width, _ = pixels.shape
-    if scale == 1.0:
-        return np.ascontiguousarray(pixels)
-    if not pixels.flags.writeable:
-        pixels = pixels.copy()  # torch has no read-only tensors and warns
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    size = (max(1, round(height / scale)), max(1, round(width / scale)))
-    small = functional.interpolate(image, size, mode="bilinear", antialias=True)[0]
-    return small.permute(1, 2, 0).contiguous().numpy()
 
 
 def _eight_bits(pixels: np.ndarray, channels: int, values: ValueRange) -> np.ndarray:
