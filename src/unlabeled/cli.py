@@ -28,7 +28,7 @@ from unlabeled.mistakes import sentence
 if TYPE_CHECKING:
     from unlabeled.run import Run
 
-Protocol = Literal["knn", "nmi"]
+Protocol = Literal["edge-ratio", "knn", "nmi"]
 
 # Under torchrun every process runs these verbs, and the first one speaks.
 is_first = os.environ.get("RANK", "0") == "0"
@@ -280,7 +280,7 @@ def evaluate(
     *,
     labels: str = "folder",
     test: Path | None = None,
-    neighbors: int = 20,
+    neighbors: int | None = None,
     json: Path | None = None,
     device: DeviceName = "auto",
 ) -> None:
@@ -291,6 +291,7 @@ def evaluate(
     protocol
         knn: share of images whose nearest neighbours vote for the right label.
         nmi: how much clusters and labels say about each other.
+        edge-ratio: share of nearest-neighbour edges that stay inside a class.
     run
         Folder of the run.
     data
@@ -300,7 +301,7 @@ def evaluate(
     test
         Labelled images to score on; without it, a fifth of DATA is held out.
     neighbors
-        Voters of the kNN; the papers use 200 on large sets.
+        Voters of the kNN [default: 20; the papers use 200 on large sets], or edges of each image of edge-ratio [default: 10].
     json
         File to write the numbers to.
     device
@@ -309,8 +310,10 @@ def evaluate(
     with _opened(run, device) as opened:
         scores = opened.evaluate(protocol, data, labels=labels, test=test, json=json, neighbors=neighbors)
     for name, value in scores.items():
+        if isinstance(value, dict):
+            continue  # a table by class: for --json
         text = f"{100 * value:.1f} %" if isinstance(value, float) and name != "nmi" else f"{value:.4g}"
-        output.print(f"{name:14s} {text}", markup=False)
+        output.print(f"{name:18s} {text}", markup=False)
 
 
 @app.command(usage="Usage: unlabeled report RUN [--out FILE]")

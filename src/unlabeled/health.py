@@ -165,7 +165,7 @@ def _dominated(history: Sequence[Record]) -> Verdict | None:
     def is_dominated(record: Record) -> bool:
         # Of three clusters one may well hold half the images, of a hundred none should.
         limit = max(0.5, min(0.95, 3 / max(record.get("num_clusters", 1), 1)))
-        return record.get("num_clusters", 0) > 1 and record.get("largest_share", 0.0) >= limit
+        return record.get("num_clusters", 0) > 0 and record.get("largest_share", 0.0) >= limit
 
     since = _since(history, is_dominated)
     if since is None:

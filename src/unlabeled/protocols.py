@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from unlabeled import metrics
+from unlabeled.cluster import whitening
 from unlabeled.config import Config
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import Source, open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import all_gather_rows
 from unlabeled.errors import DataError
+from unlabeled.evaluation.edge_ratio import NEIGHBORS as EDGES
+from unlabeled.evaluation.edge_ratio import EdgeRatioProtocol
 from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.features import embed
 from unlabeled.images import make_loader
@@ -28,11 +31,14 @@ from unlabeled.models import Backbone
 if TYPE_CHECKING:
     from unlabeled.run import Run
 
+VOTERS = 20
+"""Neighbours that vote where nothing else is asked for; the papers use 200 on large sets."""
+
 RAW_SIDE = 32
 """Raw pixels are compared at this size at most: more pixels make the vote slower, not better."""
 
 
-def knn(run: Run, data: str | Path, *, labels: str, test: str | Path | None, neighbors: int) -> dict[str, float]:
+def knn(run: Run, data: str | Path, *, labels: str, test: str | Path | None, neighbors: int | None) -> dict[str, float]:
     """Weighted kNN (Wu et al. 2018, section 3.4) on the trained and untrained network and on raw pixels.
 
     Keys: `knn`, `untrained`, `raw_pixels`, `chance`, `neighbors`, `train_images`, `test_images`.
@@ -48,7 +54,7 @@ def knn(run: Run, data: str | Path, *, labels: str, test: str | Path | None, nei
 
     def score(features: torch.Tensor) -> dict[str, float]:
         target = torch.from_numpy(ids)
-        k = min(neighbors, len(train))
+        k = min(neighbors or VOTERS, len(train))
         return dict(KnnProtocol(features[train], target[train], features[held_out], target[held_out], k=k).run())
 
     def of(backbone: Backbone, title: str) -> torch.Tensor:
@@ -60,13 +66,13 @@ def knn(run: Run, data: str | Path, *, labels: str, test: str | Path | None, nei
         "untrained": score(of(run.untrained_backbone(), "untrained"))["knn_top1"],
         "raw_pixels": score(torch.cat([raw_pixels(run, part) for part in stores]))["knn_top1"],
         "chance": trained["knn_chance"],
-        "neighbors": min(neighbors, len(train)),
+        "neighbors": min(neighbors or VOTERS, len(train)),
         "train_images": len(train),
         "test_images": len(held_out),
     }
 
 
-def nmi(run: Run, data: str | Path, *, labels: str, test: str | Path | None, neighbors: int) -> dict[str, float]:
+def nmi(run: Run, data: str | Path, *, labels: str, test: str | Path | None, neighbors: int | None) -> dict[str, float]:
     """Normalised mutual information of clusters and labels (DeepCluster section 4.1, geometric mean). Keys: `nmi`, `clusters`."""
     if test is not None:
         raise DataError("nmi compares the clusters of one set with its labels: give DATA and no --test.")
@@ -77,7 +83,37 @@ def nmi(run: Run, data: str | Path, *, labels: str, test: str | Path | None, nei
     return {"nmi": metrics.nmi(clusters, torch.from_numpy(ids)[known]), "clusters": len(clusters.unique())}
 
 
-PROTOCOLS: dict[str, Callable[..., dict[str, float]]] = {"knn": knn, "nmi": nmi}
+def edge_ratio(
+    run: Run, data: str | Path, *, labels: str, test: str | Path | None, neighbors: int | None
+) -> dict[str, Any]:
+    """Share of nearest-neighbour edges inside a class (thesis section 4.1), trained and untrained, of clustered descriptors.
+
+    Keys: `edge_ratio`, `edge_ratio_median`, `edge_ratio_chance`, `untrained`, `neighbors`, and `per_class`, the ratio by
+    class name. Both networks' features are prepared for clustering as the run's are, each by a whitening of its own.
+    """
+    if test is not None:
+        raise DataError("edge-ratio looks at the neighbours inside one set: give DATA and no --test.")
+    store, ids, names = labelled(run, data, labels)
+    target, config = torch.from_numpy(ids), run.config
+
+    def protocol(backbone: Backbone, title: str) -> EdgeRatioProtocol:
+        features = run.features_of(store, backbone, title)
+        fitted = whitening.fit(features, config.pca_dims, whiten=config.whiten, seed=config.seed)
+        return EdgeRatioProtocol(
+            fitted.apply(features, normalize_rows=config.normalize_rows), target, neighbors or EDGES
+        )
+
+    trained = protocol(run.backbone, "trained")
+    ratios = trained.per_class()
+    return {
+        **dict(trained.run()),
+        "untrained": dict(protocol(run.untrained_backbone(), "untrained").run())["edge_ratio"],
+        "neighbors": min(trained.neighbors, len(store) - 1),
+        "per_class": {name: float(ratio) for name, ratio in zip(names, ratios, strict=False) if not np.isnan(ratio)},
+    }
+
+
+PROTOCOLS: dict[str, Callable[..., dict[str, Any]]] = {"edge-ratio": edge_ratio, "knn": knn, "nmi": nmi}
 
 
 def labelled(

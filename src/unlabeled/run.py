@@ -133,7 +133,7 @@ class Run:
         return read_journal(self.folder.journal)
 
     @property
-    def scores(self) -> dict[str, dict[str, float]]:
+    def scores(self) -> dict[str, dict[str, Any]]:
         """Results of earlier `evaluate` calls on this run, by protocol."""
         return self.folder.read_json(self.folder.scores) if self.folder.scores.is_file() else {}
 
@@ -228,17 +228,17 @@ class Run:
         labels: str = "folder",
         test: str | Path | None = None,
         json: str | Path | None = None,
-        neighbors: int = 20,
-    ) -> dict[str, float]:
+        neighbors: int | None = None,
+    ) -> dict[str, Any]:
         """Score the run against labels, beside the untrained network and raw pixels; see `unlabeled.evaluation`.
 
         Args:
-            protocol: `knn` or `nmi`.
+            protocol: `edge-ratio`, `knn` or `nmi`.
             data: labelled images; the training images where not given.
             labels: `folder`, a CSV with path and label columns, or an array file.
             test: labelled images to score on; without it, a fifth of `data` is held out.
             json: file to write the numbers to.
-            neighbors: voters of the kNN.
+            neighbors: voters of the kNN (20 where not given), or edges of each image of the edge ratio (10).
 
         Raises:
             ConfigError: unknown protocol, or no neighbour to ask.
@@ -249,7 +249,7 @@ class Run:
 
         if protocol not in PROTOCOLS:
             raise ConfigError(unknown_name("protocol", protocol, PROTOCOLS))
-        if neighbors < 1:
+        if neighbors is not None and neighbors < 1:
             raise ConfigError(
                 f"neighbors must be at least 1, got {neighbors}; 20 is a good number, the papers use 200."
             )

@@ -83,14 +83,15 @@ class Clusterer:
         if config.clustering == "cliques":
             labels = cliques(neighbors).labels
         else:
-            labels = pic(
+            found = pic(
                 neighbors,
                 distances,
                 bandwidth=config.bandwidth,
                 damping=config.damping,
                 iterations=config.pic_iterations,
                 singletons=config.singletons,
-            ).labels
+            )
+            labels, numbers["pic_singletons"] = found.labels, float(found.num_singletons)
         # Every rank computed the same; a difference in the last bit of an exponential would still part them for ever.
         labels = broadcast(labels)
         if int(labels.max()) < 0:

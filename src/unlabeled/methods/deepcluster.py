@@ -30,7 +30,7 @@ from unlabeled.randomness import generator, seed_from
 STATISTICS = (
     *("num_clusters", "empty_clusters", "singletons", "largest_share", "size_entropy", "chance_loss", "nmi_previous"),
     *("moved_share", "labelled_share", "feature_std", "mean_cosine", "effective_rank", "pca_first_share"),
-    *("negative_share", "inertia"),
+    *("zeros_after_relu", "pic_singletons", "inertia"),
 )
 """Numbers about the last clustering, in the order of the buffer that carries them through a checkpoint."""
 
@@ -74,13 +74,15 @@ class DeepCluster(Method):
         chosen = None if self.config.subset_mode == "mismatched" else self._subset(epoch)
         features = embed(chosen)
         numbers = health.feature_statistics(all_gather_rows(features[:STATISTICS_ROWS])[:STATISTICS_ROWS])
-        negative = (features[:STATISTICS_ROWS] <= 0).double().mean().reshape(1)
-        numbers["negative_share"] = float(all_gather_rows(negative).mean())
+        zeros = (features[:STATISTICS_ROWS] <= 0).double().mean().reshape(1)
+        numbers["zeros_after_relu"] = float(all_gather_rows(zeros).mean())
         found = self.clusterer.cluster(features, seed_from(self.seed, "clustering", epoch))
         labels = torch.full_like(self.labels, -1)
         labels[slice(None) if chosen is None else chosen] = found.labels.to(labels.device)
         numbers |= health.cluster_statistics(labels, found.num_clusters, self.labels if epoch else None)
         numbers |= found.numbers | {"labelled_share": float((labels >= 0).double().mean())}
+        if self.config.loss_subset:
+            numbers["chance_loss"] = min(numbers["chance_loss"], math.log(self.config.loss_subset))
         self.statistics.copy_(torch.tensor([numbers.get(name, math.nan) for name in STATISTICS]))
         self.labels.copy_(labels)
         self.head = self._fresh_head(epoch, found.num_clusters).to(self.labels.device)
