@@ -98,6 +98,8 @@ def edge_ratio(
 
     def protocol(backbone: Backbone, title: str) -> EdgeRatioProtocol:
         features = run.features_of(store, backbone, title)
+        if config.feature == "after_relu":
+            features = features.clamp(min=0)
         fitted = whitening.fit(features, config.pca_dims, whiten=config.whiten, seed=config.seed)
         return EdgeRatioProtocol(
             fitted.apply(features, normalize_rows=config.normalize_rows), target, neighbors or EDGES

@@ -23,6 +23,7 @@ from unlabeled.errors import Interrupted, MissingExtraError
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, default_cache, make_loader, probe, same_images
 from unlabeled.methods import build_method
+from unlabeled.models.data_init import start_from_data
 from unlabeled.plan import plan
 from unlabeled.protocols import held_out_knn, training_labels
 from unlabeled.recipes import configure
@@ -30,6 +31,9 @@ from unlabeled.run import Run, clustered, write_clusters
 from unlabeled.runfolder import RunFolder, environment
 from unlabeled.signals import stop_on_signals
 from unlabeled.training import Evaluator, train
+
+DATA_INIT_VIEWS = 256
+"""Views that decide the scale of the first weights where `data_init` is on."""
 
 
 def prepare_device(name: str) -> DeviceKind:
@@ -142,6 +146,11 @@ def execute(
     if labels is not None and config.method != "supervised":
         evaluators.append(held_out_knn(method, labels, config))
     loader = make_loader(store, config, torch_device(device))
+    if config.data_init:
+        # Evenly spaced: neighbours in a folder are often alike. A checkpoint, if there is one, overwrites this.
+        index = torch.linspace(0, len(store) - 1, min(len(store), DATA_INIT_VIEWS)).long()
+        _, view = next(iter(loader.center_batches(index, DATA_INIT_VIEWS)))
+        start_from_data(method.backbone.to(loader.device), view)
     try:
         with stop_on_signals() as stop:
             train(method, loader, config, run, evaluators, stop=stop)
