@@ -69,17 +69,25 @@ def nearest_neighbors(train: torch.Tensor, test: torch.Tensor, k: int, *, precis
 
     Raises `DataError` if the two differ in D, if either holds no row or a value that is not finite, or if k < 1.
     """
+    index, scores = _search(train, test, k, precision)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return Neighbors(index.gather(1, order), scores)
+
+
+def _search(train: torch.Tensor, test: torch.Tensor, k: int, precision: Precision) -> tuple[torch.Tensor, torch.Tensor]:
+    # Index and similarity of the neighbors in the order of their index: a vote has no use for a better one.
     _check_rows(train, test, k)
     k = min(k, len(train))
     base, queries = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
     search = _Search(base, resolve_precision(precision, base.device), k)
     if search.is_small:
         blocks = [_search_float32(base, part, k) for part in queries.split(search.queries)]
-        return Neighbors(*map(torch.cat, zip(*blocks, strict=True)))
+        index, scores = map(torch.cat, zip(*blocks, strict=True))
+        return index, scores
     index, scores, is_sure = map(torch.cat, zip(*map(search, queries.split(search.queries)), strict=True))
     for rows in (~is_sure).nonzero()[:, 0].split(search.queries):
         index[rows], scores[rows] = _search_float32(base, queries[rows], k)
-    return Neighbors(index, scores)
+    return index, scores
 
 
 def weighted_knn(
@@ -100,13 +108,14 @@ def weighted_knn(
     _check_labels(train, train_labels, num_classes)
     if not temperature > 0:
         raise DataError(f"temperature must be above 0, got {temperature}; the papers use 0.07 or 0.1.")
-    neighbors = nearest_neighbors(train, test, k, precision=precision)
-    weights = (neighbors.similarity / temperature).exp()
+    index, similarity = _search(train, test, k, precision)
+    weights = (similarity / temperature).exp()
     votes = weights.new_zeros((len(test), num_classes))
-    votes.scatter_add_(1, train_labels.long().to(neighbors.index.device)[neighbors.index], weights)
+    votes.scatter_add_(1, train_labels.long().to(index.device)[index], weights)
     # The first of equal votes wins: `argmax` alone does not say which of several maxima it returns.
     prediction = (votes == votes.amax(dim=1, keepdim=True)).to(torch.uint8).argmax(dim=1)
-    return Votes(votes, prediction, neighbors.index[:, 0])
+    is_best = similarity == similarity.amax(dim=1, keepdim=True)
+    return Votes(votes, prediction, index.masked_fill(~is_best, len(train)).amin(dim=1))
 
 
 def knn_accuracy(
@@ -232,7 +241,7 @@ class _Search:
             self.rows = torch.empty(GROUP * self.most, base.shape[1], device=base.device)
 
     def __call__(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Index [Q, k] and similarity [Q, k] of the neighbors, best first, and whether they are proven so [Q]."""
+        """Index [Q, k] and similarity [Q, k] of the neighbors by index, and whether they are proven so [Q]."""
         rounded = queries.to(self.rounded.dtype)
         product = torch.mm(rounded, self.rounded.T, out=self.product[: len(queries)])
         threshold = product[:, ::SAMPLED].topk(self.rank, dim=1, sorted=False).values.amin(dim=1)
@@ -242,7 +251,7 @@ class _Search:
         # A row that was not taken has a score below the threshold by as much as rounding the two rows can have moved it
         # (Cauchy-Schwarz), and a little for summing in float32.
         bound = _rounding(queries, rounded) + 1.01 * self.slack + 1e-5
-        return candidates.gather(1, place), scores, scores[:, -1] > threshold + bound
+        return candidates.gather(1, place), scores, scores.amin(dim=1) > threshold + bound
 
     def _candidates(self, product: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # Columns of the scores that reach the threshold of their row, in order, padded to a matrix; their number [Q].
@@ -285,13 +294,12 @@ def _search_float32(base: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[
 
 
 def _best(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    # Columns of the k largest scores of each row and the scores, falling; of equal ones those of smallest column.
-    last = scores.topk(k, dim=1).values[:, -1:]
+    # Columns of the k largest scores of each row, rising, and the scores; of equal ones those of smallest column.
+    last = scores.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
     above, equal = scores > last, scores == last
     room = k - above.sum(dim=1, keepdim=True)
     column = (above | (equal & (equal.cumsum(dim=1) <= room))).nonzero()[:, 1].view(-1, k)
-    scores, order = scores.gather(1, column).sort(dim=1, descending=True, stable=True)
-    return column.gather(1, order), scores
+    return column, scores.gather(1, column)
 
 
 def _rounding(rows: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
