@@ -13,27 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import pictures
-from safetensors.torch import load_file
 
 import unlabeled
+from pictures import pictures
+from runs import SMALL, assert_same_run, final_tensors, train_with_stops
 from unlabeled import checkpoint
-from unlabeled.errors import DataError, Interrupted, RunError
+from unlabeled.errors import DataError, RunError
 from unlabeled.journal import read
-
-SMALL = {
-    "backbone": "alexnet_small",
-    "image_size": 32,
-    "resize": 32,
-    "store_size": 32,
-    "num_clusters": 6,
-    "pca_dims": 16,
-    "batch_size": 24,
-    "epochs": 3,
-    "reassign_every": 1,
-    "precision": "float32",
-    "evaluate_every": 0,
-}
 
 
 @pytest.fixture(scope="module")
@@ -50,25 +36,6 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     unlabeled.train(data, out, cache=out.parent / "cache", **SMALL)
     return out
-
-
-def final_tensors(run: Path) -> dict[str, torch.Tensor]:
-    found = checkpoint.load(run / "checkpoints")
-    assert found is not None
-    return found.tensors | {f"features.{k}": v for k, v in load_file(run / "features.safetensors").items()}
-
-
-def assert_same_run(run: Path, other: Path) -> None:
-    ours, theirs = final_tensors(run), final_tensors(other)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert torch.equal(ours[name], theirs[name]), name
-    assert (run / "clusters.csv").read_text() == (other / "clusters.csv").read_text()
-    timings = ("seconds", "images_per_second")
-    journals = [
-        [{k: v for k, v in r.items() if k not in timings} for r in read(p / "metrics.jsonl")] for p in (run, other)
-    ]
-    assert journals[0] == journals[1]
 
 
 def command(*arguments: object, threads: int = 1) -> subprocess.Popen[str]:
@@ -94,27 +61,8 @@ def test_stopped_and_resumed_is_the_same_run(
     whole: Path, data: Path, tmp_path: Path, stops: int, monkeypatch: pytest.MonkeyPatch
 ):
     """Asked to stop after a number of steps, again and again, also in the middle of an epoch."""
-    from unlabeled import signals
-
-    class StopAfter(signals.Stop):
-        def __init__(self, steps: int) -> None:
-            super().__init__()
-            self.remaining = steps
-
-        def asked(self) -> bool:
-            self.remaining -= 1
-            return self.remaining < 0
-
-    monkeypatch.setattr(signals, "Stop", lambda: StopAfter(stops))
     out = tmp_path / "run"
-    with pytest.raises(Interrupted):
-        unlabeled.train(data, out, cache=tmp_path / "cache", **SMALL)
-    for _ in range(20):
-        try:
-            unlabeled.resume(out)
-            break
-        except Interrupted:
-            continue
+    train_with_stops(data, out, stops, monkeypatch, SMALL)
     assert_same_run(out, whole)
 
 
