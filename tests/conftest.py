@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from pictures import Trained, make_trained
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", type=Path, default=CHECKOUT / "tests" / "golden", help="folder with the golden .npz files")
+    parser.addoption(
+        "--golden", type=Path, default=CHECKOUT / "tests" / "golden", help="folder with the golden .npz files"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +37,10 @@ def shared_data() -> Path:
 def _one_thread_per_worker() -> None:
     """Two pytest workers on two cores: more threads would only fight."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Pictures in class folders and a finished run on them, shared by all tests: never written to, copy it first."""
+    torch.set_num_threads(1)
+    return make_trained(tmp_path_factory.mktemp("trained"))

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+from PIL import Image
+
+import unlabeled
 
 
 def pictures(count: int, side: int = 16, kinds: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -18,3 +25,57 @@ def pictures(count: int, side: int = 16, kinds: int = 4, seed: int = 0) -> tuple
     colour = random.uniform(40, 120, (count, 1, 1, 3))
     noise = random.normal(0, 8, (count, side, side, 3))
     return np.clip(128 + wave[..., None] * colour + noise, 0, 255).astype(np.uint8), kind.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: `photos` are 120 pictures in the folders kind0 to kind3, `run` is the run, `new` 40 more of them."""
+
+    photos: Path
+    new: Path
+    run: Path
+    cache: Path
+
+
+SETTINGS: dict[str, Any] = {
+    "backbone": "alexnet_small",
+    "image_size": 32,
+    "resize": 32,
+    "store_size": 32,
+    "num_clusters": 6,
+    "pca_dims": 16,
+    "batch_size": 24,
+    "epochs": 2,
+    "reassign_every": 1,
+    "precision": "float32",
+    "evaluate_every": 0,
+}
+"""A run of two seconds."""
+
+
+def write_pictures(folder: Path, count: int, seed: int = 0, side: int = 20) -> Path:
+    """`pictures` as PNG files in class folders."""
+    for number, (pixels, kind) in enumerate(zip(*pictures(count, side, seed=seed), strict=True)):
+        path = folder / f"kind{kind}" / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+def make_trained(folder: Path) -> Trained:
+    """Write pictures, train on them."""
+    made = Trained(
+        write_pictures(folder / "photos", 120),
+        write_pictures(folder / "new", 40, seed=7),
+        folder / "run",
+        folder / "cache",
+    )
+    unlabeled.train(made.photos, made.run, cache=made.cache, **SETTINGS)
+    return made
+
+
+def flags(**changes: object) -> list[str]:
+    """`SETTINGS` as flags of the command line."""
+    return [
+        part for name, value in (SETTINGS | changes).items() for part in (f"--{name.replace('_', '-')}", str(value))
+    ]

@@ -35,7 +35,8 @@ def replacing(path: Path) -> Generator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        os.replace(partial, path)
+        if partial.exists():
+            os.replace(partial, path)
     except OSError as error:
         raise RunError(
             f"cannot write {path} ({error.strerror or error}); free some space, make the folder writable or choose another place."
@@ -53,10 +54,9 @@ def require_writable(path: Path) -> Path:
     """
     if path.is_dir():
         raise RunError(f"{path} is a folder, and the name of a file is wanted; give for example {path / 'result'}.")
-    probe = path.with_name(f".{path.name}.probe")
-    with replacing(probe) as partial:
+    with replacing(path) as partial:
         partial.touch()
-    probe.unlink()
+        partial.unlink()
     return path
 
 

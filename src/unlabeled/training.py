@@ -192,9 +192,15 @@ class Saver:
             return Meter()
         for damage in found.damaged:
             progress.say(f"Warning: {damage} Going on from the checkpoint before it, {found.path.name}.")
-        self.method.load_state_dict(_under("method.", found.tensors))
-        self.optimizer.adopt(self.method.head)
-        self.optimizer.load_state_tensors(_under("optimizer.", found.tensors))
+        try:
+            self.method.load_state_dict(_under("method.", found.tensors))
+            self.optimizer.adopt(self.method.head)
+            self.optimizer.load_state_tensors(_under("optimizer.", found.tensors))
+        except (RuntimeError, KeyError):
+            raise RunError(
+                f"{found.path} does not fit {self.run.config}: the configuration was changed, or another version of this program "
+                "wrote it; put it back as it was, or begin anew with `--if-exists replace`."
+            ) from None
         return Meter(found.epoch, found.step, **found.extra)
 
     def save(self, meter: Meter) -> None:
