@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import unlabeled
 from unlabeled import checkpoint, signals
+from unlabeled.data.photographs import demo_set
 from unlabeled.errors import Interrupted
+from unlabeled.evaluation.knn import KnnProtocol
 from unlabeled.journal import read
+from unlabeled.run import Run
 
 SMALL: dict[str, Any] = {
     "backbone": "alexnet_small",
@@ -74,3 +78,27 @@ def train_with_stops(
             continue
         return
     raise AssertionError("the run never came to its end")
+
+
+def photograph_crops(folder: Path, per_photo: int = 12) -> tuple[Path, str]:
+    """A few real images, 32 pixels, and a file with their labels: the photograph each was cut from."""
+    crops = demo_set(32, train_per_photo=per_photo, test_per_photo=1)
+    data, labels = folder / "crops.npy", folder / "labels.npy"
+    np.save(data, crops.train)
+    np.save(labels, crops.train_labels)
+    return data, str(labels)
+
+
+def knn_gain(run: Run, labels: str) -> float:
+    """kNN accuracy on a held-out half, after training minus before."""
+    ids = torch.from_numpy(np.load(labels))
+    store = run.record.open(run.record.data)
+
+    def score(features: torch.Tensor) -> float:
+        rounds = [
+            dict(KnnProtocol.held_out(features, ids, test_share=0.5, seed=seed, k=10).run())["knn_top1"]
+            for seed in range(4)
+        ]
+        return sum(rounds) / len(rounds)
+
+    return score(run.features_of(store)) - score(run.features_of(store, run.untrained_backbone()))

@@ -1,0 +1,211 @@
+"""DeepCluster with k-means: targets, draws and heads as the papers say, and it learns."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import pictures
+
+import unlabeled
+from unlabeled import losses
+from unlabeled.config import Config
+from unlabeled.data import samplers
+from unlabeled.data.photographs import demo_set
+from unlabeled.errors import ConfigError
+from unlabeled.evaluation.knn import KnnProtocol
+from unlabeled.methods.deepcluster import DeepCluster
+from unlabeled.models import build_backbone
+from unlabeled.randomness import generator
+
+SMALL: dict[str, Any] = {
+    "backbone": "alexnet_small",
+    "image_size": 16,
+    "resize": 16,
+    "store_size": 20,
+    "num_clusters": 8,
+    "pca_dims": 8,
+    "batch_size": 20,
+}
+
+
+class Features:
+    """Stands in for the network: fixed rows, and a record of what was asked for."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows = rows
+        self.asked: list[torch.Tensor | None] = []
+
+    def __call__(self, index: torch.Tensor | None = None) -> torch.Tensor:
+        self.asked.append(index)
+        return self.rows.clone() if index is None else self.rows[index]
+
+
+def clumps(count: int, kinds: int = 8, dims: int = 32, seed: int = 0) -> tuple[Features, torch.Tensor]:
+    random = generator(seed, "clumps")
+    kind = torch.arange(count) % kinds
+    centres = torch.randn(kinds, dims, generator=random) * 4
+    return Features(centres[kind] + torch.randn(count, dims, generator=random)), kind
+
+
+def method(count: int, **changes: Any) -> DeepCluster:
+    config = Config(**(SMALL | changes))
+    backbone = build_backbone(config.backbone, image_size=config.image_size, generator=generator(0))
+    return DeepCluster(backbone, count, config)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_uniform_draws_balance_zipf_clusters_and_natural_ones_do_not(seed: int):
+    """The released sampler draws dataset indices but indexes images in cluster order: its largest share was 0.207 where
+    0.010 was meant, natural draws give 0.200 (trap 13b). The draw here is looked at through the labels themselves."""
+    count, clusters = 20_000, 100
+    weights = 1 / np.arange(1, clusters + 1)
+    random = np.random.default_rng(seed)
+    # The labels are not in order of clusters, which is what the mistake needs to stay unseen.
+    labels = torch.from_numpy(random.choice(clusters, count, p=weights / weights.sum()))
+    trained = method(count, num_clusters=clusters)
+    trained.labels.copy_(labels)
+
+    def largest_share(sampling: str) -> float:
+        trained.config = trained.config.replace(sampling=sampling)
+        return float(torch.bincount(labels[trained.draw(0)]).max() / count)
+
+    assert largest_share("uniform") == pytest.approx(0.01, abs=0.0005)
+    assert largest_share("cluster_then_member") == pytest.approx(0.01, abs=0.003)
+    assert largest_share("natural") == pytest.approx(float(torch.bincount(labels).max() / count), abs=1e-9)
+    assert largest_share("natural") > 0.17
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(-1, 6), min_size=1, max_size=60).filter(lambda ids: max(ids) >= 0), st.integers(0, 99))
+def test_no_draw_shows_an_unlabelled_image_and_every_cluster_gets_its_share(ids: list[int], seed: int):
+    labels, count = torch.tensor(ids), 70
+    for draw in (samplers.uniform_over_clusters, samplers.cluster_then_member):
+        seen = labels[draw(labels, count, generator(seed))]
+        assert len(seen) == count
+        assert int(seen.min()) >= 0
+    sizes = torch.bincount(labels[samplers.uniform_over_clusters(labels, count, generator(seed))])
+    occupied = torch.bincount(labels[labels >= 0]) > 0
+    # Floor + 1 each, shuffled, cut: no cluster has more, and together they miss at most what was cut.
+    assert int(sizes.max()) <= count // int(occupied.sum()) + 1
+
+
+def test_labels_follow_the_clumps_and_the_head_is_fresh_every_time():
+    trained = method(240)
+    features, kind = clumps(240)
+    trained.before_epoch(0, features)
+    first, head = trained.labels.clone(), trained.head
+    assert len({(int(a), int(b)) for a, b in zip(first, kind, strict=True)}) == 8
+    trained.before_epoch(1, features)
+    assert trained.head is not head
+    summary = trained.summary()
+    assert summary["nmi_previous"] == pytest.approx(1)
+    assert summary["chance_loss"] == pytest.approx(math.log(8))
+    assert 0 < summary["pca_first_share"] < 1
+    assert summary["zeros_after_relu"] == pytest.approx(float((features.rows <= 0).double().mean()))
+
+
+def test_clusters_live_as_long_as_reassign_every_says():
+    trained, (features, _) = method(240, reassign_every=3, epochs=9), clumps(240)
+    for epoch in range(6):
+        trained.before_epoch(epoch, features)
+    assert len(features.asked) == 2
+
+
+def test_the_feature_can_be_read_after_its_relu():
+    one, two = method(240, feature="after_relu"), method(240)
+    features, _ = clumps(240)
+    one.before_epoch(0, features)
+    two.before_epoch(0, Features(features.rows.clamp(min=0)))
+    assert torch.equal(one.labels, two.labels)
+
+
+def test_the_head_without_relu_reads_negative_features():
+    plain, bare = method(40), method(40, head="no_relu")
+    features = torch.randn(3, plain.backbone.feature_dim)
+    bare.head.load_state_dict(plain.head.state_dict())
+    assert torch.allclose(plain.head(features), bare.head(features.clamp(min=0)))
+    assert not torch.allclose(plain.head(features), bare.head(features))
+
+
+def test_the_short_alexnet_ends_with_its_first_layer():
+    backbone = build_backbone("alexnet_fc6", image_size=64, generator=generator(0)).eval()
+    whole = build_backbone("alexnet", image_size=64, generator=generator(0)).eval()
+    view = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        feature = backbone(view)
+        assert torch.allclose(whole.get_submodule("fc7")(feature.relu()), whole(view), atol=1e-5)
+    assert not hasattr(backbone, "fc7")
+
+
+def test_a_loss_over_some_classes_computes_only_those():
+    """The restricted loss is that of the golden formula on all logits, and other rows of the head get no gradient."""
+    trained = method(60, num_clusters=30, loss_subset=12)
+    trained.labels.copy_(torch.arange(60) % 30)
+    index, features = torch.arange(8), torch.randn(8, trained.backbone.feature_dim)
+    trained.before_step(index)
+    z = trained.head(features)
+    assert z.shape == (8, 12)
+    loss = trained.loss(z, trained.targets(index, z))
+    classes = trained.head.classes
+    trained.head.classes = None
+    whole = trained.head(features)
+    assert torch.allclose(loss, losses.restricted_cross_entropy(whole, trained.labels[index], classes), atol=1e-6)
+    assert float(loss) <= float(losses.cross_entropy(whole, trained.labels[index]))
+    loss.backward()
+    moved = trained.head.linear.weight.grad.abs().sum(1) > 0
+    assert moved.nonzero()[:, 0].tolist() == classes.tolist()
+    trained.before_step(index)
+    assert torch.equal(trained.head.classes, classes), "the choice is a function of the batch, so a resumed step repeats it"
+
+
+def test_more_clusters_than_images_are_refused():
+    with pytest.raises(ConfigError, match=r"num_clusters \(8\) must be at most .* \(5\)"):
+        method(5)
+    with pytest.raises(ConfigError, match=r"subset \(90\) must be at most .* \(40\)"):
+        method(40, subset=90)
+    with pytest.raises(ConfigError, match=r"num_clusters \(8\) must be at most .* \(6\)"):
+        method(40, subset=6)
+    method(40, subset=6, subset_mode="mismatched")
+
+
+@pytest.mark.parametrize("clustering", ["kmeans", "pic"])
+def test_it_learns_on_photographs(clustering: str, tmp_path: Path):
+    """Above the untrained network on crops of photographs whose test crops share no pixel with the training crops."""
+    crops = demo_set(size=24, train_per_photo=24, test_per_photo=10)
+    np.save(tmp_path / "crops.npy", crops.train)
+    np.save(tmp_path / "test.npy", crops.test)
+    changes = {"clustering": clustering, "epochs": 10, "reassign_every": 2, "num_clusters": 40, "pca_dims": 32}
+    changes |= {"image_size": 16, "resize": 16, "store_size": 24, "precision": "float32", "batch_size": 27}
+    changes |= {"bandwidth": 0.5, "evaluate_every": 0}
+    run = unlabeled.train(tmp_path / "crops.npy", tmp_path / "run", cache=tmp_path / "cache", **(SMALL | changes))
+    features = [torch.from_numpy(np.asarray(run.embed(tmp_path / f"{name}.npy").features)) for name in ("crops", "test")]
+    untrained = [
+        run.features_of(run.record.open(str(tmp_path / f"{name}.npy")), run.untrained_backbone())
+        for name in ("crops", "test")
+    ]
+    targets = torch.from_numpy(crops.train_labels), torch.from_numpy(crops.test_labels)
+
+    def score(rows: list[torch.Tensor]) -> float:
+        return dict(KnnProtocol(rows[0], targets[0], rows[1], targets[1], k=10).run())["knn_top1"]
+
+    assert score(features) > score(untrained) + 0.02
+    assert run.history[-1]["loss"] < 0.9 * run.history[-1]["chance_loss"]
+
+
+def test_first_weights_may_come_from_the_data(tmp_path: Path):
+    np.save(tmp_path / "d.npy", pictures(60, side=20)[0])
+    run = unlabeled.train(
+        tmp_path / "d.npy", tmp_path / "run", cache=tmp_path / "cache", epochs=1, data_init=True, lr=1e-12, **SMALL
+    )
+    seen: list[torch.Tensor] = []
+    first = next(part for part in run.backbone.modules() if isinstance(part, torch.nn.Conv2d))
+    first.register_forward_hook(lambda _, __, output: seen.append(output.clone()))
+    run.features_of(run.record.open(str(tmp_path / "d.npy")))
+    assert torch.cat(seen).std((0, 2, 3)).sub(1).abs().max() < 0.05
