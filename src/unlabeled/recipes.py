@@ -369,9 +369,10 @@ def configure(name: str, facts: DataFacts, changes: dict[str, Any]) -> Config:
             str(changes.get("method")), name
         )
     config = RECIPES[name](facts)
-    if "image_size" in changes:
+    size = changes.get("image_size")
+    if isinstance(size, int):
         # The sizes go together: one that was not named follows, in the recipe's proportion.
-        scale = int(str(changes["image_size"])) / config.image_size
+        scale = size / config.image_size
         for field in ("resize", "store_size"):
             changes.setdefault(field, round(getattr(config, field) * scale))
     return config.replace(**changes) if changes else config
