@@ -203,3 +203,37 @@ def test_feature_statistics_at_the_extremes() -> None:
     assert feature_statistics(wide)["effective_rank"] <= 4 + 1e-6
     with pytest.raises(DataError, match="at least 2 rows"):
         feature_statistics(torch.ones(1, 4))
+
+
+def nat_epoch(number: int, **changes: float) -> dict[str, float]:
+    """An ordinary epoch of Noise As Targets: a loss summed over the batch, and nothing that guessing would give."""
+    return {
+        "epoch": number + 1,
+        "loss": 480.0 - 5 * number,
+        "moved_share": 0.9 if number % 3 == 0 else 0.0,
+        "mean_distance": 1.87 - 0.02 * number,
+        "feature_std": min(0.4 + 0.1 * number, 0.9),
+        "mean_cosine": 0.3,
+    } | changes
+
+
+def test_a_good_run_without_a_guessing_value_is_never_called_ill() -> None:
+    history = [nat_epoch(i) for i in range(20)]
+    assert [diagnose(history[:end]).status for end in range(1, 21)] == ["warming up", *19 * ["healthy"]]
+
+
+def test_images_that_share_one_code_are_called() -> None:
+    history = [nat_epoch(i, code_share=0.3 + 0.2 * i) for i in range(4)]
+    status, line = judged(history)
+    assert status == "collapsing"
+    assert line == (
+        "collapsing: 90 % of images share one code since epoch 2; match one to one with `--assignment permutation`"
+    )
+
+
+def test_a_bank_that_is_not_judged_yet_may_rise() -> None:
+    # The first epochs of instance discrimination carry no chance value: random rows are far from all outputs alike.
+    early = [{"epoch": i + 1, "loss": 11.0 + 6 * i, "feature_std": 0.9 - 0.6 * i} for i in range(2)]
+    later = [{"epoch": i + 1, "loss": 6.0 - 0.1 * i, "chance_loss": 6.1, "feature_std": 0.3} for i in range(2, 12)]
+    history = [*early, *later]
+    assert not [end for end in range(1, 13) if diagnose(history[:end]).needs_attention]
