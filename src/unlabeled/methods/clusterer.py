@@ -73,7 +73,9 @@ class Clusterer:
         for start in range(0, len(rows), _CHUNK):
             part = slice(start, start + _CHUNK)
             rows[part] = fitted.apply(features[part], normalize_rows=config.normalize_rows)
-        numbers = {"pca_first_share": float(fitted.eigenvalues[0]) / fitted.total_variance} if config.pca_dims else {}
+        # Identical images have no variance to share out.
+        varies = config.pca_dims and fitted.total_variance > 0
+        numbers = {"pca_first_share": float(fitted.eigenvalues[0]) / fitted.total_variance} if varies else {}
         if config.clustering == "kmeans":
             return self._kmeans(rows, seed, numbers)
         neighbors, distances = (all_gather_rows(part) for part in knn_graph(rows, config.graph_neighbors))
