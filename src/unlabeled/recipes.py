@@ -179,7 +179,7 @@ def small_nat(facts: DataFacts) -> Config:
 
     `unlabeled train FOLDER --out RUN --method nat`
     """
-    return default(facts).replace(
+    return _long_lived_head(facts).replace(
         recipe="small_nat",
         method="nat",
         embedding_dims=128,
@@ -199,7 +199,7 @@ def small_instance(facts: DataFacts) -> Config:
 
     `unlabeled train FOLDER --out RUN --method instance`
     """
-    return default(facts).replace(
+    return _long_lived_head(facts).replace(
         recipe="small_instance",
         method="instance",
         objective="softmax",
@@ -215,7 +215,12 @@ def small_supervised(facts: DataFacts) -> Config:
 
     `unlabeled train FOLDER --out RUN --method supervised --labels folder`
     """
-    return default(facts).replace(recipe="small_supervised", method="supervised", head_momentum=0.9, weight_decay=5e-4)
+    return _long_lived_head(facts).replace(recipe="small_supervised", method="supervised", head_momentum=0.9, weight_decay=5e-4)
+
+
+def _long_lived_head(facts: DataFacts) -> Config:
+    # What `default` sets for a head that is made anew every few epochs does not suit one that is trained throughout.
+    return default(facts).replace(head_lr=None, schedule="cosine", warmup=1.0, crop_area=(0.2, 1.0))
 
 
 def random_network(facts: DataFacts) -> Config:
