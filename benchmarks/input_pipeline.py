@@ -114,7 +114,8 @@ def _small(quick: bool) -> dict[str, Any]:
 
 
 def _consume(loader: Loader, order: torch.Tensor, epoch: int) -> None:
-    for _ in loader.train_batches(order, epoch, 32 if loader.views.image_size > 100 else 128):
+    batch = 32 if loader.views.image_size > 100 else 128
+    for _ in loader.train_batches(order, epoch, min(batch, len(order))):
         pass
 
 
