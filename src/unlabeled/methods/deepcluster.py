@@ -34,6 +34,9 @@ STATISTICS = (
 )
 """Numbers about the last clustering, in the order of the buffer that carries them through a checkpoint."""
 
+UNKNOWN = math.inf
+"""Stands for a number that this clustering does not have; unlike nan it is equal to itself when runs are compared."""
+
 STATISTICS_ROWS = 4096
 """Rows of this rank whose spread is measured: enough for two digits, cheap at any size."""
 
@@ -56,7 +59,7 @@ class DeepCluster(Method):
         self.clusterer.check(num_images if config.subset_mode == "mismatched" else self._images_per_epoch)
         self.head = self._fresh_head(-1, config.num_clusters)
         self.register_buffer("labels", torch.full((num_images,), -1, dtype=torch.int64))
-        self.register_buffer("statistics", torch.full((len(STATISTICS),), math.nan, dtype=torch.float64))
+        self.register_buffer("statistics", torch.full((len(STATISTICS),), UNKNOWN, dtype=torch.float64))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take over what `state_dict` gave; the head becomes as wide as the stored one."""
@@ -83,7 +86,7 @@ class DeepCluster(Method):
         numbers |= found.numbers | {"labelled_share": float((labels >= 0).double().mean())}
         if self.config.loss_subset:
             numbers["chance_loss"] = min(numbers["chance_loss"], math.log(self.config.loss_subset))
-        self.statistics.copy_(torch.tensor([numbers.get(name, math.nan) for name in STATISTICS]))
+        self.statistics.copy_(torch.tensor([numbers.get(name, UNKNOWN) for name in STATISTICS]))
         self.labels.copy_(labels)
         self.head = self._fresh_head(epoch, found.num_clusters).to(self.labels.device)
 
@@ -124,7 +127,7 @@ class DeepCluster(Method):
     def summary(self) -> dict[str, float]:
         """Sizes, stability and spread at the last clustering; numbers not known yet are left out."""
         values = zip(STATISTICS, self.statistics.tolist(), strict=True)
-        return {name: value for name, value in values if not math.isnan(value)}
+        return {name: value for name, value in values if value != UNKNOWN}
 
     @property
     def _top(self) -> LinearHead:
