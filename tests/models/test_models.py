@@ -11,6 +11,7 @@ from unlabeled.models import build_backbone, known_backbones, l2_head, linear_he
 
 SMALLEST = {
     "alexnet": (63, 4096),
+    "alexnet_fc6": (63, 4096),
     "alexnet_nat": (63, 4096),
     "alexnet_small": (8, 256),
     "resnet18": (32, 512),
