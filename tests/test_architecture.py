@@ -21,7 +21,10 @@ LAYERS = (
     ("features", "memory", "bank_softmax", "losses", "optim", "checkpoint", "journal", "health", "runfolder"),
     ("methods",),
     ("training", "plan", "catalogue", "images", "evaluation", "visualize"),
-    ("recipes", "protocols", "summary", "run", "session", "demonstration", "api", "flags", "mistakes", "cli", "__main__", "__init__"),
+    (
+        *("recipes", "protocols", "summary", "run", "session", "demonstration", "api"),
+        *("flags", "mistakes", "cli", "__main__", "__init__"),
+    ),
 )
 LEAVES = LAYERS[4]
 DOORS = LAYERS[-1]

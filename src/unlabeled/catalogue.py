@@ -7,6 +7,7 @@ Shapes: N images of the run, M queries, D feature dimensions, K clusters.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ NEIGHBORS = 5
 """How many nearest training images decide whether an image is like anything seen."""
 
 FAMILIAR_SHARE = 0.99
-"""The flag is set where an image is farther from its neighbours than this share of the training images are from theirs."""
+"""The flag is set where an image is farther from its neighbours than this share of images of the kind seen in training."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ class Catalogue:
     @property
     def familiar_distance(self) -> float:
         """Mean neighbour distance beyond which an image counts as unlike anything seen, by the training images themselves."""
-        # torch's quantile has a size limit, sorting has none.
-        quantile = self.spread.sort().values[int(FAMILIAR_SHARE * (len(self.spread) - 1))]
-        return max(float(quantile), FLOAT_NOISE)
+        # The rank that a new image of the same kind exceeds once in a hundred times: among n + 1 images it is equally likely
+        # to have any rank (conformal prediction; Vovk et al. 2005, section 2.2).
+        rank = math.ceil(FAMILIAR_SHARE * (len(self.spread) + 1))
+        return max(float(self.spread.sort().values[min(rank, len(self.spread)) - 1]), FLOAT_NOISE)
 
     @property
     def unlike(self) -> torch.Tensor:

@@ -44,7 +44,7 @@ def _settings_model() -> type[BaseModel]:
         text = field.description
         if name == "backbone":
             text = f"network without head: {', '.join(BACKBONES)}"
-        flag = Annotated[Optional[field.annotation], Parameter(group=group, help=text)]  # noqa: UP045  (built at run time)
+        flag = Annotated[Optional[field.annotation], Parameter(group=group, help=text, consume_multiple=True)]  # noqa: UP045  (built at run time)
         fields[name] = (flag, Field(None))
     return create_model("Settings", __config__=ConfigDict(extra="forbid"), **fields)
 

@@ -48,13 +48,14 @@ def bar(title: str, total: int) -> Generator[Update]:
         yield _logger(title, total)
         return
     columns = (
-        TextColumn("{task.description}"),
+        # Names of files and folders are no markup, whatever brackets are in them.
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=total, note="")
@@ -88,7 +89,8 @@ def duration(seconds: float) -> str:
 def size(count: float) -> str:
     """Bytes for people: 512 B, 3.4 MB, 1.2 GB (powers of ten)."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        text = f"{count:.0f}" if unit == "B" else f"{count:.1f}"
+        if float(text) < 1000:
+            return f"{text} {unit}"
         count /= 1000
     return f"{count:.1f} TB"

@@ -280,6 +280,8 @@ class Run:
         """
         from unlabeled.summary import write
 
+        if out:
+            require_writable(Path(out))
         return write(self, store or self.record.open(self.record.data), Path(out) if out else self.folder.report)
 
 

@@ -1,0 +1,172 @@
+"""Clusters, neighbours and the flag for the unlike, against plain loops over everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import normalize
+
+import unlabeled
+from pictures import SETTINGS, pictures
+from unlabeled import catalogue
+from unlabeled.catalogue import Catalogue, build, neighbor_spread, reference_rows
+from unlabeled.config import Config
+from unlabeled.errors import RunError, UnlabeledError
+
+CONFIG = Config(num_clusters=5, pca_dims=8, seed=3)
+
+
+def blobs(count: int, seed: int = 0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    centres = torch.randn(5, 16, generator=torch.Generator().manual_seed(99)) * 3
+    return centres[torch.arange(count) % 5] + torch.randn(count, 16, generator=random)
+
+
+@pytest.fixture(scope="module")
+def made() -> Catalogue:
+    return build(blobs(300), CONFIG)
+
+
+def plain_distances(queries: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    a, b = normalize(queries.double(), dim=1), normalize(base.double(), dim=1)
+    return (a[:, None] - b[None]).square().sum(2).sqrt()
+
+
+def test_nearest_is_what_a_loop_over_everything_finds(made: Catalogue):
+    queries = blobs(40, seed=1)
+    similarity, index = made.nearest(queries, 7)
+    distances, wanted = plain_distances(queries, blobs(300)).sort(1)
+    assert torch.equal(index, wanted[:, :7])
+    torch.testing.assert_close(similarity.double(), 1 - distances[:, :7].square() / 2, atol=1e-5, rtol=0)
+    assert made.nearest(queries, 1000)[1].shape == (40, 300)
+
+
+def test_assignment_is_the_nearest_centroid(made: Catalogue):
+    queries = blobs(40, seed=1)
+    found = made.assign(queries)
+    rows = made.whitening.apply(queries, normalize_rows=True)
+    distances = (rows[:, None] - made.centroids[None]).square().sum(2).sqrt()
+    assert torch.equal(found.cluster, distances.argmin(1))
+    torch.testing.assert_close(found.distance, distances.min(1).values, atol=1e-4, rtol=0)
+
+
+def test_training_rows_are_assigned_to_their_own_cluster(made: Catalogue):
+    found = made.assign(blobs(300))
+    assert torch.equal(found.cluster, made.clusters)
+    torch.testing.assert_close(found.distance, made.distances, atol=1e-3, rtol=0)
+    assert (torch.bincount(made.clusters).diff() <= 0).all()
+
+
+def test_spread_is_the_mean_distance_to_the_nearest_others(made: Catalogue):
+    distances = plain_distances(blobs(300), blobs(300)).fill_diagonal_(9)
+    wanted = distances.sort(1).values[:, : catalogue.NEIGHBORS].mean(1)
+    torch.testing.assert_close(made.spread.double(), wanted, atol=1e-3, rtol=0)
+
+
+def test_the_reference_bounds_the_work_and_changes_little(monkeypatch: pytest.MonkeyPatch):
+    """A fifth of the rows: an image is compared with the others among them, whether it is one of them or not."""
+    monkeypatch.setattr(catalogue, "REFERENCE_ROWS", 60)
+    unit = normalize(blobs(300), dim=1)
+    rows = reference_rows(300)
+    assert len(rows) == 60 and rows[0] == 0 and (rows.diff() == 5).all()
+    distances = plain_distances(unit, unit).fill_diagonal_(9)[:, rows]
+    wanted = distances.sort(1).values[:, : catalogue.NEIGHBORS].mean(1)
+    found = neighbor_spread(unit, torch.arange(300))
+    torch.testing.assert_close(found.double(), wanted, atol=1e-3, rtol=0)
+    parts = [neighbor_spread(unit, part) for part in torch.arange(300).split(130)]
+    torch.testing.assert_close(torch.cat(parts), found)
+    small = build(blobs(300), CONFIG)
+    assert small.assign(blobs(500, seed=4)).unlike.float().mean() < 0.06
+
+
+def test_reference_of_many_rows_is_even():
+    rows = reference_rows(1_000_003)
+    assert len(rows) == catalogue.REFERENCE_ROWS
+    assert rows[-1] < 1_000_003 and set(rows.diff().tolist()) == {50, 51}
+
+
+def test_duplicates_are_neighbours_and_the_image_itself_is_not():
+    unit = normalize(blobs(10), dim=1).repeat(8, 1)
+    assert (neighbor_spread(unit, torch.arange(80)) < catalogue.FLOAT_NOISE).all()
+    assert (neighbor_spread(unit[:10], torch.arange(10)) > 0.01).all()
+    assert neighbor_spread(unit[:1], torch.arange(1)).tolist() == [0]
+
+
+def test_one_in_a_hundred_of_the_familiar_is_flagged_and_nearly_all_of_the_strange():
+    made = build(blobs(2000), CONFIG)
+    assert made.unlike.float().mean() == pytest.approx(0.01, abs=0.002)
+    shares = [build(blobs(1000, i), CONFIG).assign(blobs(1000, 50 + i)).unlike.float().mean() for i in range(6)]
+    assert np.mean(shares) == pytest.approx(0.01, abs=0.004)
+    strange = torch.randn(500, 16, generator=torch.Generator().manual_seed(6)) * 3
+    assert made.assign(strange).unlike.float().mean() > 0.9
+
+
+def test_pictures_of_a_strange_kind_are_flagged(tmp_path: Path):
+    """Through a network: stripes never seen are familiar, noise and blank pictures are not."""
+    np.save(tmp_path / "stripes.npy", pictures(400, side=20)[0])
+    settings = SETTINGS | {"epochs": 8}
+    run = unlabeled.train(tmp_path / "stripes.npy", tmp_path / "run", cache=tmp_path / "cache", **settings)
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "noise.npy", random.integers(0, 256, (60, 20, 20, 3)).astype(np.uint8))
+    colours = random.integers(0, 256, (60, 1, 1, 3)).astype(np.uint8)
+    np.save(tmp_path / "blank.npy", np.broadcast_to(colours, (60, 20, 20, 3)))
+
+    def share(data: Path) -> float:
+        return float(np.mean([row.unlike for row in run.cluster(data)]))
+
+    np.save(tmp_path / "more.npy", pictures(300, side=20, seed=11)[0])
+    assert share(tmp_path / "more.npy") < 0.04
+    assert share(tmp_path / "noise.npy") > 0.9
+    assert share(tmp_path / "blank.npy") > 0.9
+
+
+def test_rows_without_direction_or_number_end_in_words():
+    zeros = blobs(60)
+    zeros[7] = 0
+    made = build(zeros, CONFIG)
+    assert made.features.isfinite().all() and made.spread.isfinite().all()
+    assert bool(made.assign(torch.zeros(1, 16)).unlike)
+    broken = blobs(60)
+    broken[3, 2] = torch.nan
+    with pytest.raises(UnlabeledError):
+        build(broken, CONFIG)
+    with pytest.raises(UnlabeledError, match="not finite"):
+        made.nearest(torch.full((1, 16), torch.inf), 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_fewer_rows_than_clusters(count: int):
+    made = build(blobs(count), CONFIG)
+    assert len(made.clusters) == count and made.clusters.max() < count
+    assert made.nearest(blobs(count), 10)[1].shape == (count, count)
+
+
+def test_written_and_read_back_is_the_same(made: Catalogue, tmp_path: Path):
+    made.save(tmp_path / "f.safetensors")
+    again = Catalogue.load(tmp_path / "f.safetensors")
+    for name in ("features", "clusters", "distances", "centroids", "spread"):
+        assert torch.equal(getattr(again, name), getattr(made, name))
+    assert torch.equal(again.assign(blobs(20, 2)).cluster, made.assign(blobs(20, 2)).cluster)
+    assert list(tmp_path.iterdir()) == [tmp_path / "f.safetensors"]
+
+
+def test_damage_is_named(made: Catalogue, tmp_path: Path):
+    path = tmp_path / "f.safetensors"
+    with pytest.raises(RunError, match="has not ended"):
+        Catalogue.load(path)
+    made.save(path)
+    tensors = load_file(path)
+    del tensors["spread"]
+    save_file(tensors, path)
+    with pytest.raises(RunError, match="spread"):
+        Catalogue.load(path)
+    path.write_bytes(b"\0" * 40)
+    with pytest.raises(RunError, match="damaged"):
+        Catalogue.load(path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="free some space"):
+        made.save(tmp_path / "file" / "f.safetensors")

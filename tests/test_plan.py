@@ -1,0 +1,56 @@
+"""The plan: adds up, and refuses what cannot be done before anything is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from unlabeled.config import Config, DataFacts
+from unlabeled.errors import ConfigError, DataError
+from unlabeled.methods import build_method
+from unlabeled.plan import Plan, free_memory, plan
+
+FACTS = DataFacts(count=1000, channels=3, height=64, width=64, is_colour=True)
+CONFIG = Config(backbone="alexnet_small", image_size=32, num_clusters=10, batch_size=50)
+
+
+@pytest.fixture(scope="module")
+def made() -> Plan:
+    return plan(build_method(CONFIG, 1000, 3), CONFIG, FACTS)
+
+
+def test_pieces_add_up(made: Plan):
+    assert made.memory == made.weights + made.activations + made.features + made.clustering + made.table
+    assert made.features == 1000 * 256 * 4
+    assert made.steps_per_epoch == 20
+    assert "memory about" in made.sentence()
+    made.check()
+
+
+def test_processes_share_the_images(made: Plan):
+    two = plan(build_method(CONFIG, 1000, 3), CONFIG, FACTS, world_size=2)
+    assert two.features == made.features / 2 and two.weights == made.weights
+    assert two.steps_per_epoch == 10
+
+
+def test_features_beyond_a_limit_are_on_disk(made: Plan):
+    large = replace(made, features=10**12)
+    assert large.memory == made.memory - made.features
+    assert "(on disk)" in large.sentence()
+
+
+def test_what_does_not_fit_is_refused_with_both_numbers(made: Plan):
+    with pytest.raises(ConfigError, match=r"needs about 3\.0 TB .* 1\.0 GB are free"):
+        replace(made, weights=3 * 10**12, available=10**9).check()
+
+
+def test_a_batch_larger_than_the_set_is_refused(made: Plan):
+    with pytest.raises(ConfigError, match=r"batch_size \(50\) on each of 30 processes .*\(1,000\).*--batch-size 16"):
+        replace(made, processes=30).check()
+    with pytest.raises(DataError, match="fewer than 2"):
+        replace(made, images=1).check()
+
+
+def test_free_memory_is_a_number_of_bytes():
+    assert 10**6 < free_memory("cpu") < 10**14
