@@ -19,12 +19,12 @@ from runs import SMALL, final_tensors
 from unlabeled.journal import read
 
 COMMON: dict[str, Any] = SMALL | {
-    "epochs": 2, "embedding_dims": 16, "image_size": 24, "resize": 24, "batch_size": 12, "lr": 0.01,
+    "epochs": 2, "embedding_dims": 16, "image_size": 24, "resize": 24, "batch_size": 12, "lr": 0.01, "head_lr": 0.01,
     "weight_decay": 0.0, "permute_every": 1, "temperature": 0.2, "num_negatives": 32,
 }  # fmt: skip
 RUNS: dict[str, dict[str, Any]] = {
-    "global": {"method": "nat", "match": "global", "momentum": 0.0, "lr": 0.002},
-    "rank": {"method": "nat", "match": "rank", "momentum": 0.0, "lr": 0.002},
+    "global": {"method": "nat", "match": "global", "momentum": 0.0, "lr": 0.002, "head_lr": 0.002},
+    "rank": {"method": "nat", "match": "rank", "momentum": 0.0, "lr": 0.002, "head_lr": 0.002},
     "nce": {"method": "instance", "objective": "nce", "normaliser": "ema"},
 }
 

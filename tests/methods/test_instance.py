@@ -21,7 +21,7 @@ from unlabeled.methods.instance import InstanceDiscrimination
 
 COUNT = 40
 INSTANCE: dict[str, Any] = SMALL | {
-    "method": "instance", "embedding_dims": 16, "lr": 0.01, "head_momentum": 0.9, "image_size": 24, "resize": 24,
+    "method": "instance", "embedding_dims": 16, "lr": 0.01, "head_lr": 0.01, "head_momentum": 0.9, "image_size": 24, "resize": 24,
     "num_negatives": 32,
 }  # fmt: skip
 

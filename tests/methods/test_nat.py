@@ -22,7 +22,7 @@ from unlabeled.methods.nat import NoiseAsTargets
 
 COUNT = 30
 NAT: dict[str, Any] = SMALL | {
-    "method": "nat", "embedding_dims": 16, "permute_every": 2, "lr": 0.01, "momentum": 0.0, "weight_decay": 0.0,
+    "method": "nat", "embedding_dims": 16, "permute_every": 2, "lr": 0.01, "head_lr": 0.01, "momentum": 0.0, "weight_decay": 0.0,
     "image_size": 24, "resize": 24, "schedule": "constant",
 }  # fmt: skip
 

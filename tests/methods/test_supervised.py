@@ -20,7 +20,7 @@ from unlabeled.methods import build_method
 from unlabeled.methods.supervised import ParametricInstance, Supervised
 
 SUPERVISED: dict[str, Any] = SMALL | {
-    "method": "supervised", "lr": 0.03, "head_momentum": 0.9, "image_size": 24, "resize": 24,
+    "method": "supervised", "lr": 0.03, "head_lr": 0.03, "head_momentum": 0.9, "image_size": 24, "resize": 24,
 }  # fmt: skip
 LABELS = torch.tensor([0, 1, 2, -1, 1, 1, 0, 2, 1, -1])
 
@@ -120,7 +120,7 @@ def test_without_labels_the_error_says_what_to_add(data: tuple[Path, str], tmp_p
     "changes",
     [
         {},
-        {"supervised_loss": "square", "lr": 0.01, "momentum": 0.0, "head_momentum": 0.0},
+        {"supervised_loss": "square", "lr": 0.01, "head_lr": 0.01, "momentum": 0.0, "head_momentum": 0.0},
         {"method": "instance", "objective": "parametric", "embedding_dims": 64},
     ],
 )
