@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from unlabeled.config import Config, DataFacts
 from unlabeled.errors import ConfigError
-from unlabeled.recipes import RECIPES, batch_for, clusters_for, configure
+from unlabeled.recipes import RECIPES, configure
+from unlabeled.recipes.sizing import batch_for, clusters_for
 
 PHOTOS = DataFacts(5000, 3, 300, 400, True)
 

@@ -1,0 +1,85 @@
+"""Published and recommended experiments, one function each.
+
+A recipe looks at the facts of the data (how many images, how large, on what device) and returns a complete `Config`. Its
+docstring says where it comes from, what it costs, what to expect and how to run it. Single fields are changed on the
+command line or with `Config.replace`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from unlabeled.config import Config, DataFacts
+from unlabeled.errors import ConfigError, unknown_name
+from unlabeled.recipes.papers import (
+    paper_deepcluster_alexnet,
+    paper_deepcluster_vgg16,
+    paper_nat_alexnet,
+    paper_npid_alexnet,
+    paper_npid_cifar,
+    paper_npid_resnet18,
+    paper_npid_resnet50,
+    paper_npid_vgg16,
+    paper_pic_alexnet,
+    paper_thesis_alexnet,
+)
+from unlabeled.recipes.recommended import (
+    default,
+    demo,
+    random_network,
+    small_images,
+    small_instance,
+    small_nat,
+    small_pic,
+    small_supervised,
+)
+
+Recipe = Callable[[DataFacts], Config]
+
+RECIPES: dict[str, Recipe] = {
+    recipe.__name__: recipe
+    for recipe in (
+        default,
+        small_images,
+        demo,
+        paper_deepcluster_alexnet,
+        paper_deepcluster_vgg16,
+        paper_pic_alexnet,
+        paper_thesis_alexnet,
+        small_pic,
+        small_nat,
+        small_instance,
+        small_supervised,
+        random_network,
+        paper_nat_alexnet,
+        paper_npid_resnet18,
+        paper_npid_resnet50,
+        paper_npid_alexnet,
+        paper_npid_vgg16,
+        paper_npid_cifar,
+    )
+}
+
+
+def configure(name: str, facts: DataFacts, changes: dict[str, Any]) -> Config:
+    """The recipe called `name` for these data, with single fields changed.
+
+    Raises:
+        ConfigError: unknown recipe or field, or settings that do not go together.
+    """
+    if name not in RECIPES:
+        raise ConfigError(unknown_name("recipe", name, RECIPES))
+    if name in ("default", "demo"):
+        # A method asked for by name brings the learning rate and momentum that belong to its loss.
+        name = {"nat": "small_nat", "instance": "small_instance", "supervised": "small_supervised"}.get(
+            str(changes.get("method")), name
+        )
+    config = RECIPES[name](facts)
+    size = changes.get("image_size")
+    if isinstance(size, int):
+        # The sizes go together: one that was not named follows, in the recipe's proportion.
+        scale = size / config.image_size
+        for field in ("resize", "store_size"):
+            changes.setdefault(field, round(getattr(config, field) * scale))
+    return config.replace(**changes) if changes else config

@@ -1,0 +1,148 @@
+"""What we recommend for your own images, sized by the data, and the yardsticks that belong beside it."""
+
+from __future__ import annotations
+
+from unlabeled.config import Config, DataFacts
+from unlabeled.recipes.papers import PIC
+from unlabeled.recipes.sizing import batch_for, clusters_for, epochs_for, epochs_per_assignment
+
+
+def default(facts: DataFacts) -> Config:
+    """What we recommend for a folder of your own images: DeepCluster, sized by the data.
+
+    Small pictures (short side up to 40 pixels) go to `small_images`; others are trained at 64 pixels on a CPU and at 128
+    on a GPU. Clusters: about one for every thirty images, between 20 and 1,000, so that there are more clusters than kinds
+    of things (DeepCluster, figure 2c: over-segmentation helps). Cost: see RESULTS.md, "Equal minutes".
+
+    `unlabeled train FOLDER --out RUN`
+    """
+    short_side = min(facts.height, facts.width)
+    if short_side <= 40:
+        return small_images(facts).replace(recipe="default")
+    size = 128 if facts.device == "cuda" and short_side >= 128 else 64
+    return Config(
+        recipe="default",
+        backbone="resnet18",
+        image_size=size,
+        store_size=size * 2,
+        resize=round(size * 8 / 7),
+        num_clusters=clusters_for(facts.count),
+        reassign_every=epochs_per_assignment(facts.count, 64),
+        epochs=epochs_for(facts),
+        batch_size=batch_for(facts.count, 64),
+        lr=0.05,
+        head_lr=1.0,
+        crop_area=(0.3, 1.0),
+    )
+
+
+def small_images(facts: DataFacts) -> Config:
+    """DeepCluster for pictures of CIFAR's size, about 32 pixels.
+
+    At least 100 clusters where the data allow (with k = 10 on CIFAR-10 the clusters stay unrelated to the classes: spec,
+    trap 17), a backbone for small maps, the colour augmentation of Instance Discrimination with less severe crops. On a CPU
+    five convolutions, on a GPU the ResNet-18 of Wu et al. with its 3 x 3 stem. The head learns twenty times faster than the
+    body: in the few hundred steps it lives for on a small set, the papers' rate would leave it near its random beginning
+    (LOG.md, 2026-11-20).
+
+    `unlabeled train FOLDER --out RUN --recipe small_images`
+    """
+    on_gpu = facts.device == "cuda"
+    return Config(
+        recipe="small_images",
+        backbone="resnet18_small" if on_gpu else "alexnet_small",
+        image_size=32,
+        store_size=40,
+        resize=32,
+        num_clusters=clusters_for(facts.count, least=100),
+        reassign_every=epochs_per_assignment(facts.count, 128),
+        epochs=epochs_for(facts),
+        batch_size=batch_for(facts.count, 128),
+        lr=0.05,
+        head_lr=1.0,
+        crop_area=(0.4, 1.0),
+    )
+
+
+def demo(facts: DataFacts) -> Config:
+    """What `unlabeled demo` runs: `small_images`, for a few thousand crops of photographs and a few minutes on two cores.
+
+    Expected: see RESULTS.md, "Demonstration".
+
+    `unlabeled demo`
+    """
+    return small_images(facts).replace(recipe="demo", backbone="alexnet_small", epochs=44)
+
+
+def small_pic(facts: DataFacts) -> Config:
+    """DeepCluster with Power Iteration Clustering for a folder of your own images, sized as `default`.
+
+    A wider bandwidth than the paper's 0.2, in which few thousand images leave each row nearly alone.
+
+    `unlabeled train FOLDER --out RUN --recipe small_pic`
+    """
+    return default(facts).replace(recipe="small_pic", clustering="pic", **(PIC | {"bandwidth": 0.5}))
+
+
+def small_nat(facts: DataFacts) -> Config:
+    """Noise As Targets for a folder of your own images, sized as `default`.
+
+    The square loss is a sum over the batch, so the learning rate 0.01 goes with no momentum and no weight decay (spec,
+    trap 2); codes of 128 dims, traded in every third epoch. Cost: as `default` without the clustering.
+
+    `unlabeled train FOLDER --out RUN --method nat`
+    """
+    return _long_lived_head(facts).replace(
+        recipe="small_nat",
+        method="nat",
+        embedding_dims=128,
+        permute_every=3,
+        lr=0.01,
+        momentum=0.0,
+        weight_decay=0.0,
+        warmup=0.0,
+    )
+
+
+def small_instance(facts: DataFacts) -> Config:
+    """Instance Discrimination for a folder of your own images, sized as `default`.
+
+    The exact softmax over the whole bank, which on small sets costs no more than sampling from it, temperature 0.1, a
+    cosine in place of the paper's two drops. Cost: as `default` without the clustering.
+
+    `unlabeled train FOLDER --out RUN --method instance`
+    """
+    return _long_lived_head(facts).replace(
+        recipe="small_instance",
+        method="instance",
+        objective="softmax",
+        temperature=0.1,
+        lr=0.03,
+        head_momentum=0.9,
+        weight_decay=5e-4,
+    )
+
+
+def small_supervised(facts: DataFacts) -> Config:
+    """The yardstick: the network and views of `default`, told the true labels (NAT tables 1-2, DeepCluster tables 1-5).
+
+    `unlabeled train FOLDER --out RUN --method supervised --labels folder`
+    """
+    return _long_lived_head(facts).replace(
+        recipe="small_supervised", method="supervised", head_momentum=0.9, weight_decay=5e-4
+    )
+
+
+def _long_lived_head(facts: DataFacts) -> Config:
+    # What `default` sets for a head that is made anew every few epochs does not suit one that is trained throughout.
+    return default(facts).replace(head_lr=None, schedule="cosine", warmup=1.0, crop_area=(0.2, 1.0))
+
+
+def random_network(facts: DataFacts) -> Config:
+    """The other end of the scale: the network of `default` before its first step (DeepCluster table 2, "Random").
+
+    Everything a run offers works on it: embed, cluster, search, evaluate. `--stem sobel` for the tables' Random-sobel.
+
+    `unlabeled train FOLDER --out RUN --recipe random_network`
+    """
+    return default(facts).replace(recipe="random_network", epochs=0)
