@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -117,5 +116,5 @@ def test_killed_inside_a_write_nothing_is_lost(tmp_path: Path):
         assert torch.equal(found.tensors["x"], torch.full((300_000,), float(found.epoch)))
         last = max(last, found.epoch)
         for path in tmp_path.glob("epoch-*"):
-            os.unlink(path)
+            path.unlink()
     assert last >= 0

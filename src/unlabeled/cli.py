@@ -332,7 +332,10 @@ def report(run: Path, *, out: Path | None = None) -> None:
 
 
 def main(tokens: list[str] | None = None) -> None:
-    """Entry point: run a verb, that of the command line or of `tokens`; every mistake ends in one readable box and exit status 2, a stop in 130."""
+    """Entry point: run a verb, that of the command line or of `tokens`.
+
+    Every mistake ends in one readable box and exit status 2, a stop in 130.
+    """
     try:
         app(sys.argv[1:] if tokens is None else tokens, exit_on_error=False, print_error=False, help_on_error=False)
     except CycloptsError as error:

@@ -50,7 +50,7 @@ def fill(parameters: list[tuple[str, nn.Parameter]], seed: int) -> None:
         if parameter.ndim >= 2:
             u = u * (6 / parameter[0].numel()) ** 0.5
         else:
-            u = 1 + 0.1 * u if name.endswith("weight") else 0.1 * u
+            u = 0.1 * u + (1 if name.endswith("weight") else 0)
         parameter.copy_(u)
 
 
