@@ -178,11 +178,13 @@ def test_more_clusters_than_images_are_refused():
 
 
 def test_it_learns_on_photographs(tmp_path: Path):
-    data, labels = photograph_crops(tmp_path, 24)
-    changes = {"epochs": 6, "reassign_every": 3, "num_clusters": 40, "pca_dims": 32, "batch_size": 27}
+    data, labels = photograph_crops(tmp_path, 16)
+    changes = {"epochs": 6, "reassign_every": 3, "num_clusters": 30, "pca_dims": 32, "batch_size": 16}
+    changes |= {"image_size": 24, "resize": 24}
     run = unlabeled.train(data, tmp_path / "run", cache=tmp_path / "cache", **(WHOLE | changes))
     assert run.history[-1]["loss"] < 0.95 * run.history[-1]["chance_loss"]
-    assert knn_gain(run, labels) > 0.02
+    gain = knn_gain(run, labels)
+    assert gain > 0.02, gain
 
 
 def test_first_weights_may_come_from_the_data(tmp_path: Path):
