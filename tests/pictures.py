@@ -47,6 +47,8 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 24,
     "epochs": 2,
     "reassign_every": 1,
+    "lr": 0.05,
+    "head_lr": 0.05,
     "precision": "float32",
     "evaluate_every": 0,
 }

@@ -10,12 +10,14 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+_groups = count()
 
 
 def is_distributed() -> bool:
@@ -48,7 +50,11 @@ def process_group(device: str) -> Generator[None]:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # Rank 0 may decode a large folder while the others wait at a barrier, which takes longer than the default half hour.
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(hours=12))
+    store, rank, size = next(dist.rendezvous("env://"))
+    # A name of its own for each group of a process: a script that trains twice would wait for the addresses of the first.
+    own = dist.PrefixStore(f"unlabeled-{next(_groups)}", store)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=timedelta(hours=12))
     try:
         yield
     finally:

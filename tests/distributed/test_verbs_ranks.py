@@ -32,7 +32,7 @@ for line in open(sys.argv[1]).read().splitlines():
 def test_two_processes_give_what_one_gives(trained: Trained, tmp_path: Path):
     photos = write_pictures(tmp_path / "photos", 48)
     settings = {"backbone": "alexnet_small", "image_size": 32, "epochs": 1, "num_clusters": 4, "pca_dims": 8}
-    settings |= {"precision": "float32", "reassign_every": 1}
+    settings |= {"precision": "float32", "reassign_every": 1, "lr": 0.05, "head_lr": 0.05}
     one = unlabeled.train(photos, tmp_path / "one", cache=trained.cache, batch_size=16, **settings)
     train = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
     lines = [
