@@ -36,7 +36,7 @@ def demonstrate(out: Path, device: str, if_exists: IfExists, settings: dict[str,
         barrier()
         begun = time.monotonic()
         opened = (
-            session.begin(run, str(train), "demo", "folder", kind, run.path / "cache", settings)
+            session.begin(run, str(train), "demo", None, kind, run.path / "cache", settings)
             if is_new
             else session.reopen(run)
         )
