@@ -203,7 +203,8 @@ class Config(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of the body")
     weight_decay: float = Field(default=1e-5, ge=0, description="weight decay of body and head")
     head_lr: Positive | None = Field(
-        default=None, description="learning rate of the head; that of the body where not given"
+        default=None,
+        description="learning rate of the head, lowered where it is not stable; the body's, as it is, where not given",
     )
     head_momentum: float = Field(default=0.0, ge=0, lt=1, description="momentum of the head; the papers' head has none")
     schedule: Schedule = Field(default="constant", description="how the learning rate changes")

@@ -98,7 +98,8 @@ class MomentumSGD:
 class Optimizer:
     """SGD with momentum for the backbone, kept over the run, and one of its own for whichever head is adopted.
 
-    The head's learning rate is `config.head_lr` (the body's if not given) and follows the same schedule. Weight decay
+    The head's learning rate is `config.head_lr`, at most what is stable for the features it was told to expect, and
+    follows the same schedule; the body's as it is if no `head_lr` is given. Weight decay
     is the same for every parameter of both, biases and batch normalisation included, as in DeepCluster.
     """
 
@@ -106,6 +107,7 @@ class Optimizer:
         self.config = config
         self._parts = {"backbone": MomentumSGD(backbone, config.momentum, config.weight_decay)}
         self._gathered = 0
+        self._head_lr = config.lr
         self.set_lr(learning_rate(config, 0.0))
 
     def adopt(self, head: nn.Module) -> None:
@@ -116,14 +118,16 @@ class Optimizer:
         if "head" in self._parts and self._parts["head"].module is head:
             return
         self._parts["head"] = MomentumSGD(head, self.config.head_momentum, self.config.weight_decay)
+        self._head_lr = self.config.lr
+        if self.config.head_lr is not None:
+            self._head_lr = min(self.config.head_lr, float(getattr(head, "stable_lr", math.inf)))
         self.set_lr(self.lr)
 
     def set_lr(self, lr: float) -> None:
         """Set the body's learning rate, and the head's to the same share of `config.head_lr`."""
         self.lr = lr
-        head_lr = self.config.lr if self.config.head_lr is None else self.config.head_lr
         for name, part in self._parts.items():
-            part.lr = lr if name == "backbone" else head_lr * (lr / self.config.lr)
+            part.lr = lr if name == "backbone" else self._head_lr * (lr / self.config.lr)
 
     def step(self, loss: torch.Tensor, *, last: bool = False) -> None:
         """Add the gradient of `loss` / `config.accumulate`; every `config.accumulate` calls the weights move.

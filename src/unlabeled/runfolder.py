@@ -31,7 +31,8 @@ def replacing(path: Path) -> Generator[Path]:
     Raises:
         RunError: the disk is full or the folder cannot be written; what was at `path` is untouched.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # Ranks try the same path at the same moment, and must not move each other's file.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -96,7 +97,11 @@ def wrap(method: Method, config: Config) -> nn.Module:
         network = torch.compile(network)  # pyright: ignore[reportAssignmentType]
     if is_distributed():
         # Statistics are synchronised in the layers themselves, so no buffer needs sending around before a step.
-        network = DistributedDataParallel(network, broadcast_buffers=False)
+        # torch 2.15 renamed the argument.
+        known = signature(DistributedDataParallel).parameters
+        renamed = "forward_sync_buffers" in known
+        no_buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        network = DistributedDataParallel(network, **no_buffers)
     return network
 
 

@@ -76,7 +76,8 @@ class DeepCluster(Method):
             return
         chosen = None if self.config.subset_mode == "mismatched" else self._subset(epoch)
         features = embed(chosen)
-        numbers = health.feature_statistics(all_gather_rows(features[:STATISTICS_ROWS])[:STATISTICS_ROWS])
+        some = all_gather_rows(features[:STATISTICS_ROWS])[:STATISTICS_ROWS]
+        numbers = health.feature_statistics(some)
         zeros = (features[:STATISTICS_ROWS] <= 0).double().mean().reshape(1)
         numbers["zeros_after_relu"] = float(all_gather_rows(zeros).mean())
         found = self.clusterer.cluster(features, seed_from(self.seed, "clustering", epoch))
@@ -88,7 +89,9 @@ class DeepCluster(Method):
             numbers["chance_loss"] = min(numbers["chance_loss"], math.log(self.config.loss_subset))
         self.statistics.copy_(torch.tensor([numbers.get(name, UNKNOWN) for name in STATISTICS]))
         self.labels.copy_(labels)
-        self.head = self._fresh_head(epoch, found.num_clusters).to(self.labels.device)
+        head = self._fresh_head(epoch, found.num_clusters)
+        head.expect(some)
+        self.head = head.to(self.labels.device)
 
     def draw(self, epoch: int) -> torch.Tensor:
         """Uniform over clusters (section 3.3), or each image once where the recipe says so; never an unlabelled one."""

@@ -18,9 +18,12 @@ class LinearHead(nn.Module):
     relu: False leaves the ReLU out (the thesis' "no ReLU", section 4.2): features are then trained as they are read.
     classes: int64 [S] ids of the only outputs that the next passes compute, for very wide heads (thesis, section 4.7);
     None computes all. It is no part of the state.
+    stable_lr: a learning rate at which plain gradient descent on this head surely settles, where someone measured it
+    (`expect`); infinite before.
     """
 
     classes: torch.Tensor | None = None
+    stable_lr: torch.Tensor
 
     def __init__(
         self, inputs: int, outputs: int, generator: torch.Generator | None = None, *, relu: bool = True
@@ -30,6 +33,18 @@ class LinearHead(nn.Module):
         self.linear = nn.Linear(inputs, outputs)
         nn.init.normal_(self.linear.weight, 0, 0.01, generator=generator)
         nn.init.zeros_(self.linear.bias)
+        self.register_buffer("stable_lr", torch.tensor(torch.inf))
+
+    def expect(self, features: torch.Tensor) -> None:
+        """Measure `stable_lr` on typical features [n, D].
+
+        At even predictions the curvature of the softmax loss is at most E|x|² / K, x being what the linear layer sees; plain
+        gradient descent settles below twice its inverse, and half of that leaves room for the noise of small batches. An
+        untrained ResNet's features have |x|² of several hundred.
+        """
+        seen = functional.relu(features) if self.relu else features
+        energy = seen.double().square().sum(1).mean().clamp(min=1e-12)
+        self.stable_lr.fill_(self.linear.out_features / float(energy))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, D] to [B, K], or [B, S] where only some classes are computed."""
