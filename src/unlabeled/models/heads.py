@@ -43,8 +43,9 @@ class LinearHead(nn.Module):
         untrained ResNet's features have |x|² of several hundred.
         """
         seen = functional.relu(features) if self.relu else features
-        energy = seen.double().square().sum(1).mean().clamp(min=1e-12)
-        self.stable_lr.fill_(self.linear.out_features / float(energy))
+        # The bias sees one more input, which is always 1.
+        energy = 1 + float(seen.double().square().sum(1).mean())
+        self.stable_lr.fill_(self.linear.out_features / energy)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, D] to [B, K], or [B, S] where only some classes are computed."""
