@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_gradient_descent_at_the_stable_rate_only_falls_and_far_above_it_does_no
         return found
 
     falling = losses(1.0)
-    assert all(later <= earlier + 1e-6 for earlier, later in zip(falling, falling[1:], strict=False))
+    assert all(later <= earlier + 1e-6 for earlier, later in pairwise(falling))
     assert max(losses(50.0)) > 3 * falling[0]
 
 
