@@ -37,6 +37,9 @@ STATISTICS = (
 UNKNOWN = math.inf
 """Stands for a number that this clustering does not have; unlike nan it is equal to itself when runs are compared."""
 
+COUNTS = ("num_clusters", "empty_clusters", "singletons", "pic_singletons")
+"""Those of them that are whole numbers."""
+
 STATISTICS_ROWS = 4096
 """Rows of this rank whose spread is measured: enough for two digits, cheap at any size."""
 
