@@ -35,6 +35,9 @@ is_first = os.environ.get("RANK", "0") == "0"
 output = Console(highlight=False, soft_wrap=True, quiet=not is_first)
 errors = Console(stderr=True, highlight=False)
 
+CLUSTERED_SHOWN = 20
+"""Images `cluster` lists on the screen: the rest is a table's business."""
+
 app = App(
     name="unlabeled",
     version=__version__,
@@ -125,9 +128,10 @@ def train(
     data
         Folder (flat or nested), list of paths, CSV or Parquet manifest, .npy/.npz array, zip or tar archive.
     out
-        Folder of the run; everything the run makes is in it.
+        Folder of the run; everything but the cache of decoded images is in it.
     labels
-        `folder` or a CSV with path and label columns, if there are labels: used for scores, not for training
+        The word `folder` (the class is the name of the image's folder) or a CSV file with path and label columns, if
+        there are labels: used for scores, not for training
         (except `--method supervised`).
     device
         Where to train.
@@ -220,16 +224,24 @@ def cluster(
     with _opened(run, device) as opened:
         rows = opened.cluster(data, out, to_folders)
     unlike = sum(row.unlike for row in rows)
+    kind = "marked as the most isolated" if data is None else "unlike anything seen in training"
     output.print(
-        f"{len(rows):,} images in {len({row.cluster for row in rows}):,} clusters, {unlike:,} unlike anything seen in training"
+        f"{len(rows):,} images in {len({row.cluster for row in rows}):,} clusters, {unlike:,} {kind}"
         f"{f'; written to {out}' if out else ''}",
         markup=False,
     )
     if not out and not to_folders and is_first:
-        for row in rows:
+        for row in rows[:CLUSTERED_SHOWN]:
             sys.stdout.write(
-                f"{row.cluster}\t{row.distance:.4f}\t{'unlike' if row.unlike else ''}\t{_printable(row.path)}\n"
+                f"{_printable(row.path)}\t{row.cluster}\t{row.distance:.4f}\t{'unlike' if row.unlike else ''}\n"
             )
+        if len(rows) > CLUSTERED_SHOWN:
+            elsewhere = (
+                "clusters.csv in the run's folder has them all"
+                if data is None
+                else "write them all with --out FILE.csv"
+            )
+            output.print(f"… and {len(rows) - CLUSTERED_SHOWN:,} more: {elsewhere}", markup=False)
 
 
 @app.command(usage="Usage: unlabeled search RUN QUERY... [OPTIONS]")

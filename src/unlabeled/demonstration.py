@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,10 @@ def write_photographs(train: Path, test: Path, seed: int) -> None:
     crops = demo_set(CROP_SIDE, seed)
     for folder, images, labels in ((train, crops.train, crops.train_labels), (test, crops.test, crops.test_labels)):
         partial = folder.with_name(f".{folder.name}.partial")
-        for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
-            path = partial / crops.class_names[label] / f"{number:04d}.png"
+        written: Counter[int] = Counter()
+        for pixels, label in zip(images, labels.tolist(), strict=True):
+            path = partial / crops.class_names[label] / f"{written[label]:04d}.png"
+            written[label] += 1
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.asarray(pixels)).save(path, compress_level=1)
         partial.rename(folder)
