@@ -43,7 +43,7 @@ def test_clusters_and_batches_for_few_and_many():
 
 def test_sizes_go_together():
     config = configure("default", PHOTOS, {"image_size": 128})
-    assert (config.image_size, config.store_size, config.resize) == (128, 256, 146)
+    assert (config.image_size, config.store_size, config.resize) == (128, 256, 144)
     assert configure("default", PHOTOS, {"image_size": 128, "resize": 200}).resize == 200
 
 
