@@ -11,7 +11,7 @@ def default(facts: DataFacts) -> Config:
     """What we recommend for a folder of your own images: DeepCluster, sized by the data.
 
     Small pictures (short side up to 40 pixels) go to `small_images`. On a CPU larger ones do too, reduced to views of 32
-    pixels: in equal minutes five convolutions that see ten times as many views beat a ResNet-18 at 64 pixels by far
+    pixels: in equal minutes five convolutions that see four times as many views beat a ResNet-18 at 64 pixels by far
     (LOG.md, 2026-11-20). On a GPU they are trained on a ResNet-18 at 64 or 128 pixels. Clusters: about one for every thirty
     images, so that there are more clusters than kinds of things (DeepCluster, figure 2c: over-segmentation helps). Cost: see
     RESULTS.md, "Equal minutes".
