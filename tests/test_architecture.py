@@ -23,7 +23,7 @@ LAYERS = (
     ("training", "plan", "catalogue", "images", "evaluation", "visualize"),
     (
         *("recipes", "protocols", "summary", "run", "session", "demonstration", "api"),
-        *("flags", "mistakes", "cli", "__main__", "__init__"),
+        *("cli", "__main__", "__init__"),
     ),
 )
 LEAVES = LAYERS[4]

@@ -17,8 +17,9 @@ import pytest
 
 from pictures import Trained, flags
 from unlabeled import cli
+from unlabeled.cli import scoring
+from unlabeled.cli.flags import BACKBONES, SECTIONS
 from unlabeled.config import Config
-from unlabeled.flags import BACKBONES, SECTIONS
 from unlabeled.models import known_backbones
 from unlabeled.protocols import PROTOCOLS
 from unlabeled.recipes import RECIPES
@@ -103,7 +104,7 @@ def test_every_setting_has_a_flag_with_a_description(call: Call):
 
 def test_names_in_help_are_those_that_exist(call: Call):
     assert sorted(BACKBONES) == known_backbones()
-    assert set(get_args(cli.Protocol)) == set(PROTOCOLS)
+    assert set(get_args(scoring.Protocol)) == set(PROTOCOLS)
     text = words(call("train", "--help")[1])
     assert all(name in text for name in [*RECIPES, *BACKBONES])
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from unlabeled.data.sources import Source, open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, is_main
-from unlabeled.errors import ConfigError, DataError, MissingExtraError, RunError, unknown_name
+from unlabeled.errors import ConfigError, DataError, MissingExtraError, RunError
+from unlabeled.evaluation.partial import Partial
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, make_loader
 from unlabeled.journal import read as read_journal
@@ -228,34 +230,37 @@ class Run:
         labels: str = "folder",
         test: str | Path | None = None,
         json: str | Path | None = None,
-        neighbors: int | None = None,
+        quick: bool = False,
+        **options: Any,
     ) -> dict[str, Any]:
-        """Score the run against labels, beside the untrained network and raw pixels; see `unlabeled.evaluation`.
+        """Score the run against labels, beside the untrained network; see `unlabeled.protocols`.
+
+        A call that was stopped goes on where it was when it is made again.
 
         Args:
-            protocol: `edge-ratio`, `knn` or `nmi`.
+            protocol: `knn`, `linear` and so on: a name of `unlabeled.protocols.PROTOCOLS`.
             data: labelled images; the training images where not given.
             labels: `folder`, a CSV with path and label columns, or an array file.
             test: labelled images to score on; without it, a fifth of `data` is held out.
             json: file to write the numbers to.
-            neighbors: voters of the kNN (20 where not given), or edges of each image of the edge ratio (10).
+            quick: take a minute or two: less data, fewer epochs.
+            options: the protocol's own, for example `neighbors` of knn.
 
         Raises:
-            ConfigError: unknown protocol, or no neighbour to ask.
+            ConfigError: unknown protocol or option.
             DataError: labels or images do not fit.
             RunError: `json` cannot be written.
         """
-        from unlabeled.protocols import PROTOCOLS
+        from unlabeled import protocols
 
-        if protocol not in PROTOCOLS:
-            raise ConfigError(unknown_name("protocol", protocol, PROTOCOLS))
-        if neighbors is not None and neighbors < 1:
-            raise ConfigError(
-                f"neighbors must be at least 1, got {neighbors}; 20 is a good number, the papers use 200."
-            )
+        protocols.options_of(protocol)  # complains of an unknown name before anything is read
         if json and is_main():
             require_writable(Path(json))
-        scores = PROTOCOLS[protocol](self, data or self.record.data, labels=labels, test=test, neighbors=neighbors)
+        data = str(data or self.record.data)
+        partial = self._partial(protocol, data, labels, str(test), quick, sorted(options.items()))
+        request = protocols.Request(Path(data), labels, Path(test) if test else None, quick, partial)
+        scores = protocols.score(self, protocol, request, options)
+        partial.finish()
         if is_main():
             if json:
                 self.folder.write_json(Path(json), {"protocol": protocol, **scores})
@@ -265,6 +270,12 @@ class Run:
                 # Runs may lie where nobody can write; the numbers are still worth having.
                 progress.say(f"Note: the report will not show these scores: {error}")
         return scores
+
+    def _partial(self, protocol: str, *asked: Any) -> Partial:
+        # The weights belong to the question: a run that went on training is asked anew.
+        weights = [file.name for file in sorted(self.folder.checkpoints.glob("*.safetensors"))]
+        key = blake2b(repr((protocol, asked, weights)).encode(), digest_size=4).hexdigest()
+        return Partial(self.folder.evaluation / f"{protocol}-{key}" if os.access(self.path, os.W_OK) else None)
 
     def _files(self, source: Source) -> list[Path | None]:
         """Where the training images are now, in index order."""

@@ -108,6 +108,11 @@ class RunFolder:
         return self.path / "scores.json"
 
     @property
+    def evaluation(self) -> Path:
+        """Parts of protocols that were stopped; empty otherwise."""
+        return self.path / "evaluation"
+
+    @property
     def skipped(self) -> Path:
         """Files that could not be used, with the reason."""
         return self.path / "skipped.csv"
@@ -156,7 +161,7 @@ class RunFolder:
         try:
             for file in (*files, *tables):
                 file.unlink(missing_ok=True)
-            for folder in (self.checkpoints, self.tensorboard):
+            for folder in (self.checkpoints, self.evaluation, self.tensorboard):
                 if folder.exists():
                     shutil.rmtree(folder)
         except OSError as error:

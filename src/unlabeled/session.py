@@ -25,7 +25,7 @@ from unlabeled.images import DataRecord, default_cache, make_loader, probe, same
 from unlabeled.methods import build_method
 from unlabeled.models.data_init import start_from_data
 from unlabeled.plan import plan
-from unlabeled.protocols import held_out_knn, training_labels
+from unlabeled.protocols.monitor import held_out_knn, training_labels
 from unlabeled.recipes import configure
 from unlabeled.run import Run, clustered, write_clusters
 from unlabeled.runfolder import RunFolder, environment

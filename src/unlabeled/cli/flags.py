@@ -58,6 +58,19 @@ SettingsFlags = Annotated[
 ]
 
 
+class ProtocolOptions(BaseModel):
+    """Options of the protocols, all optional: each protocol takes those its function names, see `unlabeled.protocols`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    neighbors: Optional[int] = Field(  # noqa: UP045
+        None, description="knn: voters [20; the papers use 200 on large sets]; edge-ratio: edges of an image [10]"
+    )
+
+
+ProtocolFlags = Annotated[ProtocolOptions | None, Parameter(name="*", group=Group("Options of single protocols"))]
+
+
 def given(settings: BaseModel | None) -> dict[str, Any]:
     """The settings that were named on the command line."""
     return settings.model_dump(exclude_none=True) if settings else {}

@@ -1,0 +1,43 @@
+"""The command line: the verbs of `unlabeled.api` and of a `Run`, with the same names and defaults.
+
+Everything heavy is imported inside a verb, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from cyclopts import CycloptsError
+
+# Importing a file of verbs adds them to the program, in the order of its help.
+from unlabeled.cli import training as training, using as using, scoring as scoring  # isort: skip
+from unlabeled.cli.console import app, errors, fail
+from unlabeled.cli.mistakes import sentence
+from unlabeled.errors import Interrupted, UnlabeledError
+
+__all__ = ["app", "main"]
+
+
+def main(tokens: list[str] | None = None) -> None:
+    """Entry point: run a verb, that of the command line or of `tokens`.
+
+    Every mistake ends in one readable box and exit status 2, a stop in 130.
+    """
+    try:
+        app(sys.argv[1:] if tokens is None else tokens, exit_on_error=False, print_error=False, help_on_error=False)
+    except CycloptsError as error:
+        fail(sentence(error))
+    except UnlabeledError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("Stopped.", 130)
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        # What the system refuses is no mistake of this program: a disk that fills up, a folder that goes away.
+        fail(f"{error.filename or 'the system'}: {error.strerror or error}.")
+    except Interrupted as stopped:
+        errors.print(str(stopped), markup=False, soft_wrap=True)
+        sys.exit(130)

@@ -1,0 +1,146 @@
+"""The verbs that train: demo, check, train, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich import box
+from rich.table import Table
+
+from unlabeled.cli.console import app, output, write_json
+from unlabeled.cli.flags import DeviceName, IfExists, RecipeName, SettingsFlags, given
+
+if TYPE_CHECKING:
+    from unlabeled.run import Run
+
+
+@app.command(usage="Usage: unlabeled demo [OPTIONS]")
+def demo(
+    *,
+    out: Path = Path("runs/demo"),
+    device: DeviceName = "auto",
+    if_exists: IfExists = "refuse",
+    settings: SettingsFlags = None,
+) -> None:
+    """Train on built-in photographs and say whether it learned anything. No data, no network; a few minutes.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    device
+        Where to train.
+    if_exists
+        What to do with a run that is already there.
+    """
+    from unlabeled import api
+
+    result = api.demo(out, device=device, if_exists=if_exists, **given(settings))
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("kNN accuracy: which photograph is a crop from?")
+    table.add_column("%", justify="right")
+    for key, name in (("raw_pixels", "raw pixels"), ("untrained", "untrained network"), ("trained", "trained network")):
+        table.add_row(name, f"{100 * result[key]:.1f}")
+    output.print(table)
+    output.print(f"Health: {result['status']}{': ' + result['verdict'] if result['verdict'] else ''}", markup=False)
+    output.print(f"Report: {out / 'report.html'} (open it in a browser)", markup=False)
+
+
+@app.command(usage="Usage: unlabeled check DATA [--json FILE]")
+def check(data: Path, *, json: Path | None = None) -> None:
+    """Read every image once and say what is there, before anyone trains.
+
+    Parameters
+    ----------
+    data
+        Folder, list of paths, manifest, array or archive.
+    json
+        File to write the findings to.
+    """
+    from unlabeled import api
+    from unlabeled.runfolder import require_writable
+
+    if json:
+        require_writable(json)
+    found = api.check(data)
+    output.print(found.table())
+    for finding in found.sentences():
+        output.print(finding, markup=False)
+    if json:
+        write_json(json, found.to_json())
+
+
+@app.command(usage="Usage: unlabeled train DATA --out RUN [OPTIONS]")
+def train(
+    data: Path,
+    *,
+    out: Path,
+    recipe: RecipeName = "default",
+    labels: str | None = None,
+    device: DeviceName = "auto",
+    cache: Path | None = None,
+    if_exists: IfExists = "refuse",
+    tensorboard: Annotated[bool, Parameter(negative=())] = False,
+    settings: SettingsFlags = None,
+) -> None:
+    """Learn features from a folder of images. No labels, no configuration file, no network.
+
+    All that stands under "Settings" is optional: what is not given is the recipe's.
+
+    Parameters
+    ----------
+    data
+        Folder (flat or nested), list of paths, CSV or Parquet manifest, .npy/.npz array, zip or tar archive.
+    out
+        Folder of the run; everything but the cache of decoded images is in it.
+    labels
+        The word `folder` (the class is the name of the image's folder) or a CSV file with path and label columns, if
+        there are labels: used for scores, not for training
+        (except `--method supervised`).
+    device
+        Where to train.
+    cache
+        Folder for decoded images, shared by all runs [default: the user's cache folder].
+    if_exists
+        What to do with a run that is already there.
+    tensorboard
+        Also write every number of the journal as TensorBoard events, under RUN/tensorboard.
+    """
+    from unlabeled import api
+
+    run = api.train(
+        data,
+        out,
+        recipe=recipe,
+        labels=labels,
+        device=device,
+        cache=cache,
+        if_exists=if_exists,
+        tensorboard=tensorboard,
+        **given(settings),
+    )
+    _say_done(run)
+
+
+@app.command(usage="Usage: unlabeled resume RUN [OPTIONS]")
+def resume(run: Path, *, device: DeviceName = "auto") -> None:
+    """Continue a run exactly where it was stopped or killed, and finish it.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    device
+        Where to train.
+    """
+    from unlabeled import api
+
+    _say_done(api.resume(run, device=device))
+
+
+def _say_done(run: Run) -> None:
+    last = run.history[-1] if run.history else {"status": "untrained", "verdict": "no epoch was asked for"}
+    output.print(f"Health: {last['status']}{': ' + last['verdict'] if last['verdict'] else ''}", markup=False)
+    output.print(f"Report: {run.folder.report}   Clusters: {run.folder.clusters}", markup=False)

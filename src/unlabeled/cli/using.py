@@ -1,0 +1,140 @@
+"""The verbs that use a trained run: embed, cluster, search, report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from unlabeled.cli.console import app, is_first, opened_run, output, printable, write_json
+from unlabeled.cli.flags import DeviceName
+
+CLUSTERED_SHOWN = 20
+"""Images `cluster` lists on the screen: the rest is a table's business."""
+
+
+@app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
+def embed(run: Path, data: Path, *, out: Path, device: DeviceName = "auto") -> None:
+    """Compute the features of images and write them to a file.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    data
+        Images, in any form `train` takes.
+    out
+        File to write: .parquet (path, feature), .npy (names beside it in .txt) or .npz.
+    device
+        Where to compute.
+    """
+    with opened_run(run, device) as opened:
+        result = opened.embed(data, out)
+    skipped = f", {len(result.skipped)} files skipped" if result.skipped else ""
+    output.print(
+        f"{len(result.names):,} features of {result.features.shape[1]} numbers in {out}{skipped}", markup=False
+    )
+
+
+@app.command(usage="Usage: unlabeled cluster RUN [DATA] [OPTIONS]")
+def cluster(
+    run: Path,
+    data: Path | None = None,
+    *,
+    out: Path | None = None,
+    to_folders: Path | None = None,
+    device: DeviceName = "auto",
+) -> None:
+    """Say which image is in which cluster: the training images, or new ones.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    data
+        New images; the training images where not given.
+    out
+        CSV to write: path, cluster, distance, unlike (1 = unlike anything seen in training).
+    to_folders
+        Folder in which to make one subfolder a cluster, with links to the images.
+    device
+        Where to compute.
+    """
+    with opened_run(run, device) as opened:
+        rows = opened.cluster(data, out, to_folders)
+    unlike = sum(row.unlike for row in rows)
+    kind = "marked as the most isolated" if data is None else "unlike anything seen in training"
+    output.print(
+        f"{len(rows):,} images in {len({row.cluster for row in rows}):,} clusters, {unlike:,} {kind}"
+        f"{f'; written to {out}' if out else ''}",
+        markup=False,
+    )
+    if not out and not to_folders and is_first:
+        for row in rows[:CLUSTERED_SHOWN]:
+            sys.stdout.write(
+                f"{printable(row.path)}\t{row.cluster}\t{row.distance:.4f}\t{'unlike' if row.unlike else ''}\n"
+            )
+        if len(rows) > CLUSTERED_SHOWN:
+            elsewhere = (
+                "clusters.csv in the run's folder has them all"
+                if data is None
+                else "write them all with --out FILE.csv"
+            )
+            output.print(f"… and {len(rows) - CLUSTERED_SHOWN:,} more: {elsewhere}", markup=False)
+
+
+@app.command(usage="Usage: unlabeled search RUN QUERY... [OPTIONS]")
+def search(
+    run: Path,
+    *queries: Path,
+    k: Annotated[int, Parameter(name=("--neighbors", "-k"))] = 10,
+    json: Path | None = None,
+    device: DeviceName = "auto",
+) -> None:
+    """Find the training images most similar to query images.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    queries
+        Image files, or folders of them.
+    k
+        How many to find for each.
+    json
+        File to write the result to.
+    device
+        Where to compute.
+    """
+    from unlabeled.errors import ConfigError
+    from unlabeled.runfolder import require_writable
+
+    if not queries:
+        raise ConfigError("search needs at least one query image: unlabeled search RUN photo.jpg.")
+    if json:
+        require_writable(json)
+    with opened_run(run, device) as opened:
+        found = opened.search([str(query) for query in queries], k)
+    for query, hits in found.items():
+        output.print(printable(query), style="bold", markup=False)
+        for hit in hits:
+            output.print(f"  {hit.similarity:.3f}  {printable(hit.path)}", markup=False)
+    if json:
+        write_json(json, {query: [vars(hit) for hit in hits] for query, hits in found.items()})
+
+
+@app.command(usage="Usage: unlabeled report RUN [--out FILE]")
+def report(run: Path, *, out: Path | None = None) -> None:
+    """Write the report: one HTML file that opens from disk with no network.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    out
+        File to write [default: RUN/report.html].
+    """
+    with opened_run(run, "cpu") as opened:
+        output.print(f"Report: {opened.report(out)}", markup=False)

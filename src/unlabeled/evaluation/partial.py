@@ -1,0 +1,74 @@
+"""Results of a protocol so far, on disk, so that one that was stopped goes on where it was.
+
+Every rank reads what the first one wrote: the same decisions everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from unlabeled.distributed import barrier, broadcast_object, is_main
+from unlabeled.runfolder import replacing
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A folder of finished parts by name. Without a folder nothing is kept."""
+
+    folder: Path | None = None
+
+    def read(self, name: str) -> Any:
+        """Numbers kept under this name, None where there are none."""
+        found = None
+        if self.folder and is_main():
+            # A damaged file is as good as none: the part is computed again.
+            with suppress(OSError, ValueError):
+                found = json.loads((self.folder / f"{name}.json").read_text())
+        return broadcast_object(found)
+
+    def write(self, name: str, value: Any) -> None:
+        """Keep numbers.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        if self.folder and is_main():
+            with replacing(self.folder / f"{name}.json") as file:
+                file.write_text(json.dumps(value))
+        barrier()
+
+    def load(self, name: str) -> dict[str, torch.Tensor] | None:
+        """Tensors kept under this name, None where there are none."""
+        found = None
+        if self.folder and is_main():
+            with suppress(OSError, SafetensorError):
+                found = load_file(self.folder / f"{name}.safetensors")
+        return broadcast_object(found)
+
+    def save(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keep tensors, for example a classifier between two epochs.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        if self.folder and is_main():
+            with replacing(self.folder / f"{name}.safetensors") as file:
+                save_file({key: value.detach().contiguous() for key, value in tensors.items()}, file)
+        barrier()
+
+    def finish(self) -> None:
+        """Forget all parts: the result is whole."""
+        if self.folder and is_main() and self.folder.exists():
+            with suppress(OSError):
+                shutil.rmtree(self.folder)
+        barrier()
