@@ -7,8 +7,9 @@ was stopped goes on at the epoch after the last one kept.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from unlabeled import progress
 from unlabeled.device import autocast
 from unlabeled.distributed import all_reduce_sum, rank, world_size
 from unlabeled.evaluation.partial import Partial
+from unlabeled.optim import DampedSGD
 from unlabeled.randomness import seed_from
 
 SAVE_SECONDS = 20.0
@@ -53,6 +55,99 @@ class Fit:
     """Whether batch statistics stay as they are (evaluation mode of the normalisation layers)."""
 
 
+class Mover(Protocol):
+    """What moves the weights after each step."""
+
+    def prepare(self, step: int) -> None:
+        """Set the learning rates of this step and forget the last gradients."""
+        ...
+
+    def step(self) -> None:
+        """Move every weight that has a gradient."""
+        ...
+
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """What it remembers from step to step, by name."""
+        ...
+
+    def restore(self, buffers: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `buffers` gave."""
+        ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights that share a learning rate and a decay."""
+
+    parameters: Sequence[nn.Parameter]
+    lr: Callable[[int], float]
+    """Learning rate of a step."""
+    weight_decay: float = 0.0
+
+
+class Sgd:
+    """Stochastic gradient descent with momentum, on groups of weights with rates of their own."""
+
+    def __init__(self, groups: Sequence[Group], momentum: float) -> None:
+        self.groups = groups
+        self.torch = torch.optim.SGD(
+            [
+                {"params": list(group.parameters), "lr": group.lr(0), "weight_decay": group.weight_decay}
+                for group in groups
+            ],
+            momentum=momentum,
+        )
+
+    def prepare(self, step: int) -> None:
+        """See Mover."""
+        for group, own in zip(self.groups, self.torch.param_groups, strict=True):
+            own["lr"] = group.lr(step)
+        self.torch.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """See Mover."""
+        self.torch.step()
+
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """See Mover."""
+        found = {number: self.torch.state.get(weight, {}).get("momentum_buffer") for number, weight in self._weights()}
+        return {str(number): buffer for number, buffer in found.items() if buffer is not None}
+
+    def restore(self, buffers: Mapping[str, torch.Tensor]) -> None:
+        """See Mover."""
+        for number, weight in self._weights():
+            if str(number) in buffers:
+                self.torch.state[weight]["momentum_buffer"] = buffers[str(number)].to(weight.device)
+
+    def _weights(self) -> Iterable[tuple[int, nn.Parameter]]:
+        return enumerate(weight for group in self.torch.param_groups for weight in group["params"])
+
+
+class Damped:
+    """NAT's transfer optimiser (`optim.DampedSGD`, spec O07) with a learning rate for every step."""
+
+    def __init__(self, weights: Sequence[nn.Parameter], lr: Callable[[int], float], momentum: float, decay: float):
+        self.lr = lr
+        self.own = DampedSGD(weights, lr(0), momentum, decay)
+
+    def prepare(self, step: int) -> None:
+        """See Mover. The last gradients went with the last step."""
+        self.own.lr = self.lr(step)
+
+    def step(self) -> None:
+        """See Mover."""
+        self.own.step()
+
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """See Mover."""
+        return {str(number): buffer for number, buffer in enumerate(self.own.buffers)}
+
+    def restore(self, buffers: Mapping[str, torch.Tensor]) -> None:
+        """See Mover."""
+        for number, buffer in enumerate(self.own.buffers):
+            buffer.copy_(buffers[str(number)])
+
+
 def fit(
     module: nn.Module,
     batches: Batches,
@@ -63,37 +158,36 @@ def fit(
     partial: Partial | None = None,
     name: str = "fit",
     after_epoch: Callable[[int], None] = lambda epoch: None,
+    mover: Mover | None = None,
 ) -> nn.Module:
     """Train those parameters of `module` that require a gradient, in place; returns it in evaluation mode.
 
     `partial` and `name` say where to keep the work so far; `after_epoch(epoch)` runs after each epoch in evaluation
-    mode, on every rank.
+    mode, on every rank. `mover` takes the place of the SGD that `how` describes.
 
     Raises:
         RunError: `partial` cannot be written.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     device = parameters[0].device
-    optimizer = torch.optim.SGD(parameters, lr=how.lr(0), momentum=how.momentum, weight_decay=how.weight_decay)
+    moving = mover or Sgd([Group(parameters, how.lr, how.weight_decay)], how.momentum)
     kept = partial or Partial()
-    begun = _restore(module, optimizer, kept, name)
+    begun = _restore(module, moving, kept, name)
     last_save, step = time.monotonic(), begun * how.steps
     with progress.bar(title, how.epochs * how.steps) as update:
         for epoch in range(begun, how.epochs):
             _training_mode(module, how.freeze_norm)
             for view, target in batches(epoch):
                 torch.manual_seed(seed_from(how.seed, "fit", epoch, step, rank()))
-                for group in optimizer.param_groups:
-                    group["lr"] = how.lr(step)
+                moving.prepare(step)
                 with autocast(device, how.dtype):
                     output = module(view)
                 value = loss(output.float(), target)
-                optimizer.zero_grad(set_to_none=True)
                 value.backward()
                 _average_gradients(parameters)
                 if how.clip is not None:
                     nn.utils.clip_grad_norm_(parameters, how.clip)
-                optimizer.step()
+                moving.step()
                 step += 1
                 update(step, f"loss {float(value.detach()):.3f}")
             module.eval()
@@ -101,7 +195,7 @@ def fit(
             # Every rank comes to the same decision only if it is one rank's.
             due = all_reduce_sum(torch.tensor(float(time.monotonic() - last_save > SAVE_SECONDS and rank() == 0)))
             if bool(due) and epoch + 1 < how.epochs:
-                _keep(module, optimizer, kept, name, epoch + 1)
+                _keep(module, moving, kept, name, epoch + 1)
                 last_save = time.monotonic()
     return module.eval()
 
@@ -121,23 +215,20 @@ def _average_gradients(parameters: Iterable[nn.Parameter]) -> None:
                 all_reduce_sum(parameter.grad).div_(world_size())
 
 
-def _keep(module: nn.Module, optimizer: torch.optim.SGD, kept: Partial, name: str, epoch: int) -> None:
-    momenta = {
-        f"momentum.{number}": optimizer.state[parameter]["momentum_buffer"]
-        for number, parameter in enumerate(optimizer.param_groups[0]["params"])
-        if optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
-    }
+def _keep(module: nn.Module, moving: Mover, kept: Partial, name: str, epoch: int) -> None:
+    momenta = {f"momentum.{key}": value for key, value in moving.buffers().items()}
     weights = {f"module.{key}": value for key, value in module.state_dict().items()}
     kept.save(name, weights | momenta | {"epoch": torch.tensor(epoch)})
 
 
-def _restore(module: nn.Module, optimizer: torch.optim.SGD, kept: Partial, name: str) -> int:
+def _restore(module: nn.Module, moving: Mover, kept: Partial, name: str) -> int:
     found = kept.load(name)
     if found is None:
         return 0
-    module.load_state_dict({key.removeprefix("module."): value for key, value in found.items() if key[:7] == "module."})
-    for number, parameter in enumerate(optimizer.param_groups[0]["params"]):
-        if f"momentum.{number}" in found:
-            buffer = found[f"momentum.{number}"].to(parameter.device)
-            optimizer.state[parameter]["momentum_buffer"] = buffer
+    module.load_state_dict(_part(found, "module."))
+    moving.restore(_part(found, "momentum."))
     return int(found["epoch"])
+
+
+def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
