@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from unlabeled.data import loading
+from unlabeled.data import store as data_store
 from unlabeled.data.augment import Views, center, draw
 from unlabeled.data.colour import colour
 from unlabeled.data.loading import Loader, ahead
@@ -45,6 +46,24 @@ def same(one: Batches, other: Batches) -> None:
     for (index, view), (other_index, other_view) in zip(one, other, strict=True):
         assert torch.equal(index, other_index)
         torch.testing.assert_close(view, other_view, atol=1e-6, rtol=0)
+
+
+def test_images_decoded_again_make_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(12):
+        pixels = np.random.default_rng(i).integers(0, 256, (30 + i % 5, 24, 3), dtype=np.uint8)
+        np.save(tmp_path / f"{i:02d}.npy", pixels)
+
+    def batches() -> Batches:
+        images = open_store(open_source(tmp_path), short_side=20, cache=None, workers=1)
+        seen.append(images.num_decoded_again)
+        return list(Loader(images, JITTERED, device="cpu", seed=3).train_batches(torch.arange(12), 0, 4))
+
+    seen: list[int] = []
+    kept = batches()
+    monkeypatch.setattr(data_store, "available_memory", lambda: 0)
+    again = batches()
+    assert seen == [0, 12]
+    assert all(torch.equal(a, b) for x, y in zip(kept, again, strict=True) for a, b in zip(x, y, strict=True))
 
 
 @pytest.mark.parametrize("views", [CUT, JITTERED], ids=["cut", "jittered"])

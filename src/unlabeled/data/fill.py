@@ -53,6 +53,8 @@ class Found:
     """Channels of all images; grey ones among colour ones are stored grey."""
     value_range: ValueRange = field(default_factory=lambda: EIGHT_BITS)
     """What was mapped to 0..255, where images are not 8-bit."""
+    ranges: dict[str, ValueRange] = field(default_factory=dict[str, ValueRange])
+    """The same for every pixel type that is not 8-bit."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def fill(
     """All images of `source` are in `log` afterwards, or among the skipped.
 
     full: makes the sentence for a full disk of the bytes still needed. Raises DataError with it, OSError if the log
-    cannot be written for another reason, MemoryError if a log in memory is full.
+    cannot be written for another reason.
     """
     work = _Fill(source, log, settings, progress, full)
     work.first_pass()
@@ -149,6 +151,7 @@ class _Fill:
             values = given if given and place == 0 else self._range(wide)
             if place == 0:
                 self.found.value_range = values
+            self.found.ranges[PIXEL_TYPES[kind]] = values
             prepare = partial(_eight_bits, channels=channels, values=values)
             self._derive(wide, f"{channels} channels, {values.low} to {values.high}", prepare)
 
@@ -232,9 +235,7 @@ class _Fill:
         if image is None:
             assert outcome.image is not None
             with self._no_space():
-                self._log.put(key, outcome.image, outcome.pixels)
-            image = self._log.get(key)
-            assert image is not None
+                image = self._log.put(key, outcome.image, outcome.pixels)
             self._stored += 1
             self._stored_bytes += image.size
             self._unflushed += 1
@@ -287,6 +288,32 @@ class _Fill:
             return None
         identity = (str(self._source.location(i) or self._source.path), look)
         return hashlib.blake2b(repr(identity).encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).digest()
+
+
+def decode_again(source: Source, i: int, found: Found, short_side: int) -> np.ndarray:
+    """The pixels of one image of `found`, uint8 H×W×C or H×W×1, as the log would hold them had there been room.
+
+    Raises DataError if the file is no longer what it was.
+    """
+    name, known = source.names[i], found.images[i]
+    try:
+        pixels = examine(source.read(i), name, short_side=short_side).pixels
+        kind = pixels.dtype.name
+        if kind in found.ranges:
+            pixels = _eight_bits(pixels, found.channels, found.ranges[kind])
+        elif known.channels != pixels.shape[2]:
+            pixels = to_channels(pixels, known.channels)
+        pixels = reduce(pixels, short_side)
+        same = pixels.shape == (known.height, known.width, known.channels)
+        reason = "" if same else f"it is now {pixels.shape[0]} × {pixels.shape[1]} pixels"
+    except Undecodable as error:
+        reason, pixels = error.reason, np.empty(0, np.uint8)
+    if reason:
+        raise DataError(
+            f"{name} changed after it was first read ({reason}), and the cache has no room to keep it: put it back as it was "
+            "and resume, or give --cache a folder with room."
+        )
+    return pixels
 
 
 def _eight_bits(pixels: np.ndarray, channels: int, values: ValueRange) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -47,8 +47,8 @@ class Loader:
         prefetch: int | None = None,
     ) -> None:
         """Where the images have one size and fit into `device_budget_bytes` (a quarter of the free device memory unless
-        given), they are kept on the device and cut there. `prefetch`: batches a thread prepares ahead; 2 on a GPU and
-        none on a CPU, where the network needs all cores itself, unless given.
+        given), they are kept on the device and cut there. `prefetch`: batches a thread prepares ahead; unless
+        given 2 on a GPU or where images are decoded again, else none: on a CPU the network needs all cores itself.
         """
         self.store = store
         self.views = views
@@ -57,9 +57,11 @@ class Loader:
         self.rank = rank()
         self.world_size = world_size()
         self._on_gpu = self.device.type == "cuda"
-        self._prefetch = (2 if self._on_gpu else 0) if prefetch is None else prefetch
-        # On a CPU the network takes all cores; on a GPU they are free for cropping.
-        self._pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="crop") if self._on_gpu else None
+        # On a CPU the network takes all cores; on a GPU they are free for cropping. Files that must be decoded again are
+        # waited for, so that threads pay on both.
+        has_threads = self._on_gpu or store.num_decoded_again > 0
+        self._prefetch = (2 if has_threads else 0) if prefetch is None else prefetch
+        self._pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="crop") if has_threads else None
         self._resident = self._resident_images(device_budget_bytes)
 
     def train_batches(
@@ -99,8 +101,17 @@ class Loader:
 
         return self._run(prepare, range(-(-len(index) // batch_size)))
 
+    def cut(self, wanted: Iterable[tuple[torch.Tensor, Parameters]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Views that are asked for one by one: batches of images (int64 [B]) and what is done to each of them.
+
+        Yields (index [B], views [B, C, S, S]) as `train_batches`.
+        """
+        return self._finished(self._begin(index.cpu(), parameters) for index, parameters in wanted)
+
     def _run(self, prepare: Callable[[int], Callable[[], Batch]], steps: range) -> Iterator[Batch]:
-        begun = (prepare(step) for step in steps)
+        return self._finished(prepare(step) for step in steps)
+
+    def _finished(self, begun: Iterator[Callable[[], Batch]]) -> Iterator[Batch]:
         for finish in ahead(begun, self._prefetch) if self._prefetch else begun:
             yield finish()
 

@@ -5,6 +5,7 @@ A cache folder holds `<short side>px/` with four files, all of them safe to dele
 - `images.bin`: one record per image (key, offset, size, checksum of the pixels), each with its own checksum;
 - `files.bin`: which content a file had when it looked like this to `stat`: a shortcut that saves reading it again;
 - `sealed.json`: what `stat` said of `pixels.bin` when it was last known to be whole.
+Where there is no room for an image, nothing of it is kept, and it is decoded again whenever it is needed.
 Keys are made from image content, so a folder serves any number of data sets, and no image can be taken for another. A
 record is written after its pixels: a process may be killed anywhere and loses only the images of the last moment.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Generator
@@ -25,6 +27,10 @@ import numpy as np
 import torch
 
 KEY_BYTES = 16
+NOT_KEPT = -1
+"""The offset of an image for which there was no room."""
+RESERVE_BYTES = 256 * 2**20
+"""Room left free on the disk of a cache folder: a run has checkpoints to write, and others live there too."""
 IMAGE_LAYOUT = struct.Struct("<q7I")
 """The fields of `Image` on disk."""
 PIXEL_TYPES = ("uint8", "uint16", "float32")
@@ -33,7 +39,7 @@ first."""
 
 
 class Image(NamedTuple):
-    """Where the pixels of one image are, and what it was before it was stored."""
+    """Where the pixels of one image are (offset -1: nowhere), and what it was before it was stored."""
 
     offset: int
     height: int
@@ -58,8 +64,10 @@ class PixelLog(Protocol):
         """The image stored under this key, if it is there and whole."""
         ...
 
-    def put(self, key: bytes, image: Image, pixels: np.ndarray | None) -> None:
-        """Append pixels (uint8 H×W×C) under this key; raises OSError where they do not fit."""
+    def put(self, key: bytes, image: Image, pixels: np.ndarray | None) -> Image:
+        """Append pixels (uint8 H×W×C) under this key if there is room; returns where they are. Raises OSError where
+        writing fails.
+        """
         ...
 
     def content_of(self, stat_key: bytes) -> bytes | None:
@@ -92,12 +100,12 @@ class MemoryLog:
         """See `PixelLog`."""
         return self._images.get(key)
 
-    def put(self, key: bytes, image: Image, pixels: np.ndarray | None) -> None:
-        """See `PixelLog`; raises MemoryError beyond the limit."""
+    def put(self, key: bytes, image: Image, pixels: np.ndarray | None) -> Image:
+        """See `PixelLog`."""
         if pixels is not None:
             end = self._used + pixels.size
             if end > self._limit:
-                raise MemoryError
+                return image._replace(offset=NOT_KEPT)
             if end > len(self._buffer):
                 # Pages nobody touched cost nothing, and realloc moves large blocks without copying them.
                 self._buffer.resize(max(end, min(2 * end, self._limit)), refcheck=False)
@@ -105,6 +113,7 @@ class MemoryLog:
             image = image._replace(offset=self._used)
             self._used = end
         self._images[key] = image
+        return image
 
     def content_of(self, stat_key: bytes) -> bytes | None:
         """Nothing is known before it is read."""
@@ -126,6 +135,7 @@ class DiskLog:
     """Pixels in a folder that outlives the process; use it inside `disk_log`, which holds the lock."""
 
     def __init__(self, folder: Path, writable: bool) -> None:
+        self._folder = folder
         self._pixels_path = folder / "pixels.bin"
         self._seal_path = folder / "sealed.json"
         self._writable = writable
@@ -156,11 +166,13 @@ class DiskLog:
         self._checked.add(key)
         return image
 
-    def put(self, key: bytes, image: Image, pixels: np.ndarray | None) -> None:
+    def put(self, key: bytes, image: Image, pixels: np.ndarray | None) -> Image:
         """See `PixelLog`."""
         if not self._writable:
             raise OSError(errno.EROFS, "opened for reading")
         if pixels is not None:
+            if shutil.disk_usage(self._folder).free < RESERVE_BYTES + pixels.size:
+                return image._replace(offset=NOT_KEPT)
             if self._file is None:
                 self._file = self._pixels_path.open("ab")
             content = pixels.tobytes()
@@ -169,6 +181,7 @@ class DiskLog:
             self._size += len(content)
         self._checked.add(key)
         self._images.set(key, IMAGE_LAYOUT.pack(*image))
+        return image
 
     def content_of(self, stat_key: bytes) -> bytes | None:
         """See `PixelLog`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,8 +19,8 @@ import torch
 
 from unlabeled.config import DataFacts
 from unlabeled.data.decode import is_colour
-from unlabeled.data.fill import Found, Settings, fill
-from unlabeled.data.pixel_log import MemoryLog, disk_log
+from unlabeled.data.fill import Found, Settings, decode_again, fill
+from unlabeled.data.pixel_log import NOT_KEPT, MemoryLog, PixelLog, disk_log
 from unlabeled.distributed import broadcast_object, is_main
 from unlabeled.errors import DataError
 from unlabeled.progress import size
@@ -41,17 +41,17 @@ Progress = Callable[[int, str], None]
 class ImageStore:
     """The readable images of a source as uint8 pixels; made by `open_store`."""
 
-    def __init__(self, found: Found, source_names: Sequence[str], pixels: torch.Tensor, location: str) -> None:
+    def __init__(self, found: Found, source: Source, short_side: int, pixels: torch.Tensor, location: str) -> None:
         kept = sorted(found.images)
         self.channels: int = found.channels
         """Channels of every image."""
         self.skipped: list[tuple[str, str]] = sorted(found.skipped)
         """Names of images left out, each with the reason."""
         if not kept:
-            raise DataError(_nothing_readable(len(source_names), self.skipped))
+            raise DataError(_nothing_readable(len(source), self.skipped))
         self.index_in_source: np.ndarray = np.asarray(kept, np.int64)
         """int64 [N]: position of each image in the source."""
-        self.names: list[str] = [source_names[i] for i in kept]
+        self.names: list[str] = [source.names[i] for i in kept]
         """Display name of each image."""
         self.value_range: ValueRange = found.value_range
         """What was mapped to 0..255: (0, 255) where the images are 8-bit."""
@@ -64,6 +64,7 @@ class ImageStore:
             [(image.original_height, image.original_width) for image in images], dtype=torch.int64
         )
         """int64 [N, 2]: height and width of the file, pixels."""
+        self._source, self._found, self._short_side = source, found, short_side
         self._pixels = pixels
         self._offsets = np.asarray([image.offset for image in images], np.int64)
         self._stored_channels = np.asarray([image.channels for image in images], np.int64)
@@ -73,6 +74,11 @@ class ImageStore:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def num_decoded_again(self) -> int:
+        """Images for which the cache had no room: they are decoded whenever they are needed."""
+        return int((self._offsets == NOT_KEPT).sum())
 
     @property
     def is_colour(self) -> bool:
@@ -85,10 +91,17 @@ class ImageStore:
         return int(self.sizes.prod(1).sum()) * self.channels
 
     def pixels(self, i: int) -> torch.Tensor:
-        """uint8 [h, w, C] of image i: a view of the store, not to be written to."""
+        """uint8 [h, w, C] of image i: a view of the store, not to be written to, or decoded anew where it has no room.
+
+        Raises DataError if such an image is no longer what it was.
+        """
         height, width = self.sizes[i].tolist()
         channels, offset = int(self._stored_channels[i]), int(self._offsets[i])
-        image = self._pixels[offset : offset + height * width * channels].view(height, width, channels)
+        if offset == NOT_KEPT:
+            again = decode_again(self._source, int(self.index_in_source[i]), self._found, self._short_side)
+            image = torch.from_numpy(again)
+        else:
+            image = self._pixels[offset : offset + height * width * channels].view(height, width, channels)
         return image if channels == self.channels else image.expand(height, width, self.channels)
 
     def facts(self, device: Literal["cpu", "cuda"] = "cpu") -> DataFacts:
@@ -119,6 +132,8 @@ class ImageStore:
         count = int(np.prod(shape))
         if (self.sizes != self.sizes[0]).any() or (self._stored_channels != self.channels).any():
             return None
+        if self.num_decoded_again:
+            return None
         if (np.diff(self._offsets) == count).all():
             start = int(self._offsets[0])
             return self._pixels[start : start + len(self) * count].view(len(self), *shape)
@@ -144,8 +159,9 @@ def open_store(
     so that new ones are prepared alike; from these images where None. progress: called with the number of images ready
     and a note. Several ranks: the first decodes, the others wait and then open the same files. Independent processes
     wait for each other. A folder that cannot be written is read if it is complete, else the pixels are kept in memory.
+    Images that find no room on the disk or in memory are decoded again whenever they are needed.
 
-    Raises DataError if no image is readable, the disk is full, or memory does not suffice.
+    Raises DataError if no image is readable, or the disk is full.
     """
     settings = Settings(short_side, workers or available_cores(), channels, value_range)
     opening = _Opening(source, settings, progress or _silent)
@@ -177,17 +193,9 @@ class _Opening:
         self._source, self._settings, self._progress = source, settings, progress
 
     def in_memory(self, why: str) -> ImageStore:
-        limit = int(MEMORY_SHARE * available_memory())
-        log = MemoryLog(limit)
-        try:
-            found = fill(self._source, log, self._settings, self._progress, str)
-        except MemoryError:
-            raise DataError(
-                f"{self._source.describe()} need more than the {size(limit)} of memory this machine has to spare "
-                f"({why}): give a cache folder that can be written, or a short side below {self._settings.short_side} "
-                "pixels."
-            ) from None
-        return ImageStore(found, self._source.names, log.pixels(), f"in memory ({why})")
+        log = MemoryLog(int(MEMORY_SHARE * available_memory()))
+        found = fill(self._source, log, self._settings, self._progress, str)
+        return self._store(found, log, f"in memory ({why})")
 
     def in_folder(self, cache: Path) -> ImageStore:
         """Rank 0 builds and says how it went, so that all ranks go the same way."""
@@ -228,7 +236,10 @@ class _Opening:
         with disk_log(folder, writable=writable) as log:
             found = fill(self._source, log, self._settings, self._progress, full)
             log.seal()
-            return ImageStore(found, self._source.names, log.pixels(), str(folder))
+            return self._store(found, log, str(folder))
+
+    def _store(self, found: Found, log: PixelLog, location: str) -> ImageStore:
+        return ImageStore(found, self._source, self._settings.short_side, log.pixels(), location)
 
 
 def _nothing_readable(total: int, skipped: list[tuple[str, str]]) -> str:
