@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,15 @@ def test_damped_steps_are_those_of_the_optimiser():
             optimizer.step()
             step += 1
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
+
+
+def test_accumulated_steps_are_those_of_the_whole_batch():
+    whole, pieces = nn.Sequential(nn.Linear(8, 3)), nn.Sequential(nn.Linear(8, 3))
+    pieces.load_state_dict(whole.state_dict())
+
+    def small(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return ((x[rows], y[rows]) for x, y in batches(epoch) for rows in torch.arange(20).split(5))
+
+    fit(whole, batches, nn.functional.cross_entropy, HOW, title="fit")
+    fit(pieces, small, nn.functional.cross_entropy, replace(HOW, accumulate=4), title="fit")
+    torch.testing.assert_close(pieces[0].weight, whole[0].weight)

@@ -53,6 +53,8 @@ class Fit:
     """Precision of the forward pass."""
     freeze_norm: bool = False
     """Whether batch statistics stay as they are (evaluation mode of the normalisation layers)."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged into one step: `batches` yields steps × accumulate of them."""
 
 
 class Mover(Protocol):
@@ -177,13 +179,16 @@ def fit(
     with progress.bar(title, how.epochs * how.steps) as update:
         for epoch in range(begun, how.epochs):
             _training_mode(module, how.freeze_norm)
-            for view, target in batches(epoch):
-                torch.manual_seed(seed_from(how.seed, "fit", epoch, step, rank()))
-                moving.prepare(step)
+            for part, (view, target) in enumerate(batches(epoch), start=1):
+                if part % how.accumulate == 1 % how.accumulate:
+                    torch.manual_seed(seed_from(how.seed, "fit", epoch, step, rank()))
+                    moving.prepare(step)
                 with autocast(device, how.dtype):
                     output = module(view)
                 value = loss(output.float(), target)
-                value.backward()
+                (value / how.accumulate).backward()
+                if part % how.accumulate:
+                    continue
                 _average_gradients(parameters)
                 if how.clip is not None:
                     nn.utils.clip_grad_norm_(parameters, how.clip)
