@@ -66,6 +66,12 @@ class Partial:
                 save_file({key: value.detach().contiguous() for key, value in tensors.items()}, file)
         barrier()
 
+    def forget(self, name: str) -> None:
+        """Let go of the tensors kept under this name: what they were kept for is done."""
+        if self.folder and is_main():
+            with suppress(OSError):
+                (self.folder / f"{name}.safetensors").unlink(missing_ok=True)
+
     def finish(self) -> None:
         """Forget all parts: the result is whole."""
         if self.folder and is_main() and self.folder.exists():
