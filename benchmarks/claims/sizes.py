@@ -1,0 +1,97 @@
+"""How large the experiments of the claims are, and the recipe each family begins with.
+
+`cpu` was chosen so that the claims marked a in the table of contents take an hour on two quiet cores; the numbers of epochs
+are what was left after that, not what the methods want. `full` is CIFAR-10 on a GPU. `quick` shows that the command works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SizeName = Literal["quick", "cpu", "full"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many images are trained on and scored, and for how long."""
+
+    name: SizeName
+    images: int
+    """Training images; they are also the labelled neighbours of the kNN vote."""
+    queries: int
+    """Images that are scored, never trained on."""
+    backbone: str
+    view: int
+    """Side of a view, pixels. On a CPU 16: a view costs a third of one of 32, and the hour holds three times as many."""
+    batch: int
+    epochs: int
+    clusters: int
+    """k of DeepCluster where a claim does not say another."""
+    reassign_every: int
+    """Epochs between two clusterings where a claim does not say another."""
+    tuning_epochs: int
+    """Epochs of fine-tuning on few labels."""
+    table_epochs: int
+    """Epochs of table 1."""
+
+
+SIZES: dict[SizeName, Size] = {
+    "quick": Size("quick", 512, 256, "alexnet_small", 16, 64, 2, 20, 1, 3, 6),
+    "cpu": Size("cpu", 4_000, 2_000, "alexnet_small", 16, 64, 20, 100, 3, 20, 20),
+    "full": Size("full", 50_000, 10_000, "resnet18_small", 32, 128, 60, 1_000, 1, 70, 200),
+}
+
+
+def settings(base: str, size: Size) -> dict[str, Any]:
+    """Recipe and fields of a base; `KeyError` where there is none of that name.
+
+    instance: Wu et al. on CIFAR-10, their augmentation (without which it does not learn: spec, trap 3), exact softmax.
+    nat: sum over the batch with the learning rate that belongs to it (trap 2). deepcluster: k-means on whitened features.
+    random: the network before its first step. npid_cifar: the paper's recipe for its table 1.
+    """
+    return {
+        "backbone": size.backbone,
+        "image_size": size.view,
+        "resize": size.view,
+        "store_size": 32,
+        "batch_size": size.batch,
+        "epochs": size.epochs,
+        "evaluate_every": 0,
+        "device": "auto",
+        **_BASES[base](size),
+    }
+
+
+def _instance(size: Size) -> Mapping[str, Any]:
+    return {"recipe": "small_instance"}
+
+
+def _nat(size: Size) -> Mapping[str, Any]:
+    return {"recipe": "small_nat"}
+
+
+def _deepcluster(size: Size) -> Mapping[str, Any]:
+    return {"recipe": "small_images", "num_clusters": size.clusters, "reassign_every": size.reassign_every}
+
+
+def _random(size: Size) -> Mapping[str, Any]:
+    return {"recipe": "random_network", "epochs": 0}
+
+
+def _npid_cifar(size: Size) -> Mapping[str, Any]:
+    drops = tuple(max(1, round(size.table_epochs * share)) for share in (0.6, 0.8))
+    return {
+        "recipe": "paper_npid_cifar",
+        "backbone": "resnet18_small",
+        "image_size": 32,
+        "resize": 32,
+        "epochs": size.table_epochs,
+        "schedule_steps": drops,
+        "batch_size": 128 if size.name == "full" else 32,
+    }
+
+
+_BASES = {"npid_cifar": _npid_cifar, "instance": _instance, "nat": _nat, "deepcluster": _deepcluster, "random": _random}
+BASES = tuple(_BASES)
