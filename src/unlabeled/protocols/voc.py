@@ -1,0 +1,212 @@
+"""PASCAL VOC: classification and segmentation on a folder in the layout of its devkit, beside the untrained network.
+
+`split` chooses what is compared with what (spec E19): `val` trains on train and scores on val, for choosing among networks
+and settings; `test` trains on trainval and scores on test, once, at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import torch
+
+from unlabeled import progress
+from unlabeled.data.decode import ValueRange
+from unlabeled.data.store import ImageStore
+from unlabeled.data.voc import Task, VocSplit, classification_labels, read_voc
+from unlabeled.device import resolve_precision
+from unlabeled.errors import ConfigError, DataError, unknown_name
+from unlabeled.evaluation.voc_classification import (
+    DEFINITIONS,
+    Crops,
+    Trained,
+    VocClassificationProtocol,
+    VocTraining,
+    least_side,
+    mean,
+)
+from unlabeled.evaluation.voc_segmentation import Pixels, SegmentationTraining, VocSegmentationProtocol
+from unlabeled.protocols.request import Request
+
+if TYPE_CHECKING:
+    from unlabeled.run import Run
+
+SPLITS = {"val": ("train", "val"), "test": ("trainval", "test")}
+"""What is trained on and what is scored, by the name of the choice."""
+SHOWN = 5
+"""Sentences about odd files that are printed; all are in the JSON."""
+
+QUICK_CLASSIFICATION = (100, 300, 100)
+"""Steps, training and test pictures of a quick classification."""
+QUICK_SEGMENTATION = (40, 60, 30)
+"""Likewise of a quick segmentation."""
+
+
+def voc_classification(
+    run: Run,
+    asked: Request,
+    *,
+    train: str = "fc",
+    split: str = "test",
+    steps: int | None = None,
+    lr: float | None = None,
+    crops: str = "random",
+    train_norm_scales: bool = False,
+    fold_norm: bool = False,
+) -> dict[str, Any]:
+    """Mean average precision of classification (see `evaluation.voc_classification`), trained and untrained network.
+
+    Keys: `map` (the published definition: area in steps), `map_11_point`, `map_envelope`, `map_trapezoid`, `untrained`
+    (as `map`), `chance` (mean share of pictures with a class), `steps`, `train_images`, `test_images`; tables `per_class`,
+    `untrained_per_class`, and `skipped`, pictures left out with the reason.
+    """
+    _known("train", train, get_args(Trained))
+    _known("crops", crops, get_args(Crops))
+    quick = QUICK_CLASSIFICATION if asked.quick else (None, None, None)
+    how = VocTraining(
+        "all" if train == "all" else "fc",
+        _steps(steps, quick[0] or VocTraining.steps),
+        _rate(lr),
+        crops="ten" if crops == "ten" else "random",
+        train_norm_scales=train_norm_scales,
+        fold_norm=fold_norm,
+        seed=run.config.seed,
+    )
+    learned, scored = _splits(asked, split, "Main", quick[1:])
+    (store, labels), (test, test_labels) = (_opened(run, part) for part in (learned, scored))
+    device = next(run.backbone.parameters()).device
+    how = replace(how, dtype=resolve_precision(run.config.precision, device))
+
+    def protocol(name: str) -> VocClassificationProtocol:
+        backbone = run.backbone if name == "trained" else run.untrained_backbone()
+        return VocClassificationProtocol(
+            *(backbone, store, labels, test, test_labels), how, device, asked.partial, name
+        )
+
+    trained, untrained = protocol("trained").per_class(), protocol("untrained").per_class()
+    names = learned.class_names
+    known = test_labels != 0
+    shares = ((test_labels > 0).double().sum(0) / known.sum(0).clamp(min=1)).numpy()
+    return {
+        "map": mean(trained["step"]),
+        **{f"map_{one.replace('-', '_')}": mean(trained[one]) for one in DEFINITIONS if one != "step"},
+        "untrained": mean(untrained["step"]),
+        "chance": float(shares[~np.isnan(trained["step"])].mean()),
+        "steps": how.steps,
+        "train_images": len(store),
+        "test_images": len(test),
+        "per_class": _by_class(names, trained["step"]),
+        "untrained_per_class": _by_class(names, untrained["step"]),
+        "skipped": dict(learned.skipped + store.skipped + scored.skipped + test.skipped),
+    }
+
+
+def voc_segmentation(
+    run: Run,
+    asked: Request,
+    *,
+    train: str = "fc",
+    split: str = "val",
+    steps: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """Mean intersection over union of segmentation (see `evaluation.voc_segmentation`), trained and untrained network.
+
+    Keys: `mean_iou`, `pixel_accuracy`, `mean_accuracy`, `weighted_iou`, `untrained` (as `mean_iou`), `background` (as
+    `mean_iou`, of calling every pixel background), `steps`, `train_images`, `test_images`; tables `per_class`,
+    `untrained_per_class`, and `skipped`, pictures left out with the reason.
+    """
+    _known("train", train, get_args(Trained))
+    quick = QUICK_SEGMENTATION if asked.quick else (None, None, None)
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(
+            f"batch_size must be at least 1, got {batch_size}; published: {SegmentationTraining.batch_size}."
+        )
+    device = next(run.backbone.parameters()).device
+    how = SegmentationTraining(
+        "all" if train == "all" else "fc",
+        _steps(steps, quick[0] or SegmentationTraining.steps),
+        _rate(lr) or SegmentationTraining.lr,
+        batch_size or SegmentationTraining.batch_size,
+        run.config.seed,
+        resolve_precision(run.config.precision, device),
+    )
+    learned, scored = _splits(asked, split, "Segmentation", quick[1:])
+    record = run.record
+    low, high, clipped = (record.value_range[key] for key in ("low", "high", "share_clipped"))
+    pixels = Pixels(record.channels, ValueRange(tuple(low), tuple(high), clipped))
+
+    def protocol(name: str) -> VocSegmentationProtocol:
+        backbone = run.backbone if name == "trained" else run.untrained_backbone()
+        return VocSegmentationProtocol(backbone, learned, scored, pixels, how, device, asked.partial, name)
+
+    trained = protocol("trained")
+    before, names = protocol("untrained").segmentation(), ["background", *learned.class_names]
+    found = trained.segmentation()
+    return {
+        **dict(trained.run()),
+        "untrained": before.mean_iou,
+        "steps": how.steps,
+        "train_images": len(learned.images),
+        "test_images": len(scored.images),
+        "per_class": _by_class(names, found.iou),
+        "untrained_per_class": _by_class(names, before.iou),
+        "skipped": dict(learned.skipped + scored.skipped),
+    }
+
+
+def _splits(asked: Request, split: str, task: Task, most: Sequence[int | None]) -> tuple[VocSplit, VocSplit]:
+    """What is trained on and what is scored, evenly thinned to `most` pictures each, and sentences about odd files."""
+    if asked.test is not None:
+        raise DataError("VOC's own lists say what is scored: give --split val or --split test, and no --test.")
+    _known("split", split, SPLITS)
+    first, second = SPLITS[split]
+    learned = read_voc(asked.data, first, task=task, decode_all=task == "Segmentation")
+    scored = read_voc(asked.data, second, task=task, class_names=learned.class_names, decode_all=task == "Segmentation")
+    told = [sentence for part in (learned, scored) for _, sentence in part.skipped]
+    told += [note for part in (learned, scored) for note in part.notes]
+    for sentence in told[:SHOWN]:
+        progress.say(f"Note: {sentence}")
+    if len(told) > SHOWN:
+        progress.say(f"Note: and {len(told) - SHOWN:,} more; pictures left out are listed in the JSON.")
+    return _thinned(learned, most[0]), _thinned(scored, most[1])
+
+
+def _thinned(split: VocSplit, most: int | None) -> VocSplit:
+    count = len(split.images)
+    if most is None or count <= most:
+        return split
+    return replace(split, images=[split.images[i * count // most] for i in range(most)])
+
+
+def _opened(run: Run, split: VocSplit) -> tuple[ImageStore, torch.Tensor]:
+    """The pictures, large enough for the smallest view, and their labels [N, C]."""
+    record = replace(run.record, store_size=max(run.record.store_size, least_side(run.backbone.image_size)))
+    store = record.open(split.source(), title=f"reading {split.split}")
+    return store, classification_labels(split)[torch.from_numpy(store.index_in_source)]
+
+
+def _by_class(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
+    return {name: value for name, value in zip(names, values.tolist(), strict=True) if not math.isnan(value)}
+
+
+def _known(what: str, value: str, known: Sequence[str] | dict[str, Any]) -> None:
+    if value not in known:
+        raise ConfigError(unknown_name(what, value, known))
+
+
+def _steps(steps: int | None, default: int) -> int:
+    if steps is not None and steps < 1:
+        raise ConfigError(f"steps must be at least 1, got {steps}; published: {default:,}.")
+    return steps or default
+
+
+def _rate(lr: float | None) -> float | None:
+    if lr is not None and not 0 < lr < math.inf:
+        raise ConfigError(f"lr must be above 0, got {lr}; leave it out for the published one.")
+    return lr
