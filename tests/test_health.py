@@ -189,13 +189,31 @@ def test_feature_statistics_are_those_of_all_pairs() -> None:
     assert statistics["effective_rank"] == pytest.approx(math.exp(-float((shares * shares.log()).sum())), abs=1e-4)
 
 
+def test_uniformity_is_its_formula_over_pairs() -> None:
+    rows = torch.nn.functional.normalize(torch.randn(30, 5, generator=generator(0, "x")).double(), dim=1)
+    potentials = [
+        math.exp(-2 * float((a - b).square().sum())) for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j
+    ]
+    wanted = math.log(sum(potentials) / len(potentials))
+    assert feature_statistics(rows)["uniformity"] == pytest.approx(wanted, abs=1e-9)
+    sphere = torch.randn(4000, 256, generator=generator(0, "y"))
+    assert feature_statistics(sphere)["uniformity"] == pytest.approx(-4, abs=0.05)
+
+
+def test_dims_that_never_vary_are_counted() -> None:
+    rows = torch.randn(500, 40, generator=generator(0, "x"))
+    assert feature_statistics(rows)["dead_dims"] == 0
+    rows[:, ::4] = 0
+    assert feature_statistics(rows)["dead_dims"] == 0.25
+
+
 def test_feature_statistics_at_the_extremes() -> None:
     sphere = torch.randn(4000, 32, generator=generator(0, "x"))
     spread = feature_statistics(sphere)
     assert spread["feature_std"] == pytest.approx(1, abs=0.01)
     assert spread["effective_rank"] > 31
     assert feature_statistics(torch.ones(10, 4)) == pytest.approx(
-        {"feature_std": 0, "mean_cosine": 1, "effective_rank": 0}
+        {"feature_std": 0, "mean_cosine": 1, "effective_rank": 0, "uniformity": 0, "dead_dims": 1}
     )
     assert feature_statistics(torch.zeros(10, 4))["effective_rank"] == 0
     assert math.isnan(feature_statistics(torch.full((10, 4), math.nan))["feature_std"])

@@ -55,9 +55,29 @@ def test_rows_of_any_shape_are_copies() -> None:
 def test_duplicates_are_refused_and_leave_the_bank_alone() -> None:
     memory = MemoryBank(20, 4, seed=0)
     before = memory.bank.clone()
-    with pytest.raises(DataError, match="got 1 repeats among 3"):
+    with pytest.raises(DataError, match="got 1 repeats;"):
         memory.update(torch.tensor([1, 5, 1]), unit(3, 4))
     assert torch.equal(memory.bank, before)
+
+
+def test_no_step_waits_for_the_device() -> None:
+    """A tensor of the meta device has no values, so anything that reads one, as a GPU's would be read, raises."""
+    memory = MemoryBank(20, 4, seed=0).to("meta")
+    index, z = torch.zeros(3, dtype=torch.int64, device="meta"), torch.zeros(3, 4, device="meta")
+    memory.update(index, z)
+    memory.observe_normaliser(z[:, 0], z, 0.1, "ema")
+    with pytest.raises(RuntimeError):
+        memory.check()
+
+
+def test_what_was_not_looked_at_in_the_step_is_found_later() -> None:
+    memory = MemoryBank(20, 4, seed=0)
+    memory.check()
+    memory.repeats += 2
+    with pytest.raises(DataError, match="got 2 repeats;"):
+        memory.check()
+    memory.check()
+    assert "repeats" not in memory.state_dict()
 
 
 def test_the_first_normaliser_is_kept_and_a_moving_one_moves() -> None:

@@ -31,6 +31,7 @@ Reduction = Literal["sum", "mean"]
 Objective = Literal["softmax", "nce", "sampled", "parametric"]
 Normaliser = Literal["first", "ema", "exact"]
 Memory = Literal["momentum", "proximal"]
+MemoryInit = Literal["sphere", "uniform", "outputs"]
 SupervisedLoss = Literal["softmax", "square"]
 Sampling = Literal["uniform", "cluster_then_member", "natural", "weighted"]
 Schedule = Literal["constant", "cosine", "steps"]
@@ -147,7 +148,10 @@ class Config(BaseModel):
     normalize_rows: bool = Field(default=True, description="scale every feature to length one before clustering")
     kmeans_iterations: Count = Field(default=20, description="Lloyd iterations")
     empty_clusters: EmptyClusters = Field(default="split", description="how an empty cluster is refilled")
-    reassign_every: Count = Field(default=1, description="epochs between two clusterings")
+    reassign_every: Positive = Field(
+        default=1.0,
+        description="epochs between two clusterings; where it is no whole number, an epoch is that share of the images",
+    )
     sampling: Sampling = Field(default="uniform", description="how images are drawn, given their pseudo-labels")
 
     # Noise As Targets and instance discrimination
@@ -188,6 +192,11 @@ class Config(BaseModel):
         description="rows of the bank: an average over visits, or the last visit with a penalty on leaving it",
     )
     memory_momentum: float = Field(default=0.5, ge=0, lt=1, description="share of a row that `memory momentum` keeps")
+    memory_init: MemoryInit = Field(
+        default="sphere",
+        description="first rows of the bank: random points of the sphere, random coordinates up to sqrt(3 / dims) (of a length "
+        "near 1), or the outputs of the untrained network",
+    )
     proximal_weight: float = Field(default=10.0, ge=0, description="weight of the penalty of `memory proximal`")
     supervised_loss: SupervisedLoss = Field(
         default="softmax", description="loss of the supervised control: softmax, or square distance of unit outputs"

@@ -37,6 +37,10 @@ PATIENCE = 5
 """Epochs the loss may stand at its chance value: a fresh head on a small set needs several."""
 AT_CHANCE = 0.02
 """Distance from the chance value, as a share of it, within which nothing has been learned."""
+PAIRED_ROWS = 1024
+"""Rows whose distances to each other are looked at: half a million pairs."""
+DEAD = 1e-4
+"""A dimension with less than this share of the mean variance of all is dead."""
 PROGRESS = 0.003
 """Fall of the loss over `PATIENCE` epochs, as a share of the chance value, that counts as learning after all."""
 
@@ -130,12 +134,13 @@ def feature_statistics(features: torch.Tensor) -> dict[str, float]:
     `feature_std` is the root of the total variance: 0 if all are the same, 1 if they cancel out as on a uniform sphere;
     `mean_cosine` the mean over pairs of different rows; `effective_rank` the exponential of the entropy of the
     eigenvalue shares of the covariance (Roy and Vetterli 2007), between 1 and min(n - 1, D), and 0 if there is no
-    variance.
+    variance; `uniformity` the log of the mean over pairs of exp(-2 |x - y|^2) (Wang and Isola 2020), 0 if all are the same
+    and about -4 on the uniform sphere of many dims; `dead_dims` the share of dims that hardly vary.
     """
     if features.ndim != 2 or len(features) < 2:
         raise DataError(f"feature statistics need at least 2 rows of features, got shape {tuple(features.shape)}.")
     if not bool(features.isfinite().all()):
-        return {"feature_std": math.nan, "mean_cosine": math.nan, "effective_rank": math.nan}
+        return dict.fromkeys(("feature_std", "mean_cosine", "effective_rank", "uniformity", "dead_dims"), math.nan)
     rows = F.normalize(features.detach().double(), dim=1)
     count = len(rows)
     centred = rows - rows.mean(dim=0)
@@ -147,7 +152,21 @@ def feature_statistics(features: torch.Tensor) -> dict[str, float]:
     eigenvalues = torch.linalg.eigvalsh(small).clamp(min=0)
     # Below this the variance is rounding of features that are all the same.
     rank = math.exp(metrics.entropy(eigenvalues)) if variance > 1e-12 else 0.0
-    return {"feature_std": math.sqrt(variance), "mean_cosine": cosine, "effective_rank": rank}
+    spreads = centred.square().mean(dim=0)
+    return {
+        "feature_std": math.sqrt(variance),
+        "mean_cosine": cosine,
+        "effective_rank": rank,
+        "uniformity": _uniformity(rows[:PAIRED_ROWS]),
+        "dead_dims": float((spreads <= max(DEAD * variance / len(spreads), 1e-15)).double().mean()),
+    }
+
+
+def _uniformity(rows: torch.Tensor) -> float:
+    # Of rows of length one |x - y|^2 = 2 - 2 cos; what a row has with itself, exp(0), is taken out.
+    potential = (4 * (rows @ rows.T).clamp(max=1) - 4).exp()
+    pairs = len(rows) * (len(rows) - 1)
+    return math.log((float(potential.sum()) - float(potential.diagonal().sum())) / pairs)
 
 
 def _diverged(history: Sequence[Record]) -> Verdict | None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from unlabeled import losses
-from unlabeled.distributed import all_reduce_sum
+from unlabeled.distributed import all_reduce_sum, broadcast
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.randomness import generator
 
@@ -36,6 +36,7 @@ class MemoryBank(nn.Module):
 
     bank: torch.Tensor
     normaliser: torch.Tensor
+    repeats: torch.Tensor
 
     def __init__(self, num_images: int, dims: int, *, seed: int, momentum: float = 0.5, init: Init = "sphere") -> None:
         super().__init__()
@@ -51,6 +52,7 @@ class MemoryBank(nn.Module):
             bank = (torch.rand(num_images, dims, generator=random) * 2 - 1) * (3 / dims) ** 0.5
         self.register_buffer("bank", bank)
         self.register_buffer("normaliser", torch.zeros(()))
+        self.register_buffer("repeats", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def __len__(self) -> int:
         return len(self.bank)
@@ -59,21 +61,34 @@ class MemoryBank(nn.Module):
         """The rows of `index`, of any shape [...]: [..., D], a copy on the bank's device."""
         return self.bank[index.to(self.bank.device)]
 
+    def fill(self, z: torch.Tensor) -> None:
+        """Rewrite every row from outputs z [N, D] of length one, whatever it was."""
+        self.bank.copy_(broadcast(z.to(self.bank)))
+
     @torch.no_grad()
     def update(self, index: torch.Tensor, z: torch.Tensor) -> None:
         """Rewrite the rows of `index` [B] from outputs z [B, D] of length one; every other row stays as it is, bit for
         bit.
 
-        Raises `DataError` if an image appears twice: which of its outputs would be kept is nobody's decision.
+        Raises `DataError` if an image appears twice: which of its outputs would be kept is nobody's decision. On a GPU
+        `check` raises it instead, so that no step waits for the device.
         """
-        if index.unique().numel() != index.numel():
-            raise DataError(
-                f"an image may appear once in a batch, got {index.numel() - index.unique().numel()} repeats among "
-                f"{index.numel()}; draw without replacement."
-            )
         index, z = index.to(self.bank.device), z.to(self.bank)
+        ordered = index.sort().values
+        self.repeats += (ordered[1:] == ordered[:-1]).sum()
+        if self.bank.device.type == "cpu":
+            self.check()
         mixed = self.bank[index] * self.momentum + z * (1 - self.momentum)
         self.bank[index] = F.normalize(mixed, dim=1)
+
+    def check(self) -> None:
+        """Raise `DataError` if an update since the last call had an image twice."""
+        repeats = int(self.repeats)
+        self.repeats.zero_()
+        if repeats:
+            raise DataError(
+                f"an image may appear once in a batch, got {repeats} repeats; draw without replacement, and begin the run anew."
+            )
 
     @torch.no_grad()
     def observe_normaliser(
@@ -86,12 +101,12 @@ class MemoryBank(nn.Module):
         """
         if kind == "exact":
             raise ConfigError("an exact normaliser is not estimated from similarities; use `exact_normaliser`.")
-        if kind == "ema" or not bool(self.normaliser):
-            values = torch.cat([positive[:, None], negative], dim=1).double() / temperature
-            sums = all_reduce_sum(torch.stack([values.exp().sum(), values.new_tensor(values.numel())]))
-            estimate = (len(self) * sums[0] / sums[1]).to(self.normaliser)
-            is_new = not bool(self.normaliser)
-            self.normaliser.copy_(estimate if is_new else EMA * self.normaliser + (1 - EMA) * estimate)
+        values = torch.cat([positive[:, None], negative], dim=1).double() / temperature
+        sums = all_reduce_sum(torch.stack([values.exp().sum(), values.new_tensor(values.numel())]))
+        estimate = (len(self) * sums[0] / sums[1]).to(self.normaliser)
+        later = EMA * self.normaliser + (1 - EMA) * estimate if kind == "ema" else self.normaliser
+        # A selection on the device: asking whether there is one yet would make the step wait.
+        self.normaliser.copy_(torch.where(self.normaliser == 0, estimate, later))
         return self.normaliser
 
     @torch.no_grad()

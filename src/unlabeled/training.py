@@ -31,8 +31,9 @@ from unlabeled.randomness import seed_from
 from unlabeled.runfolder import RunFolder
 from unlabeled.signals import Stop
 
-Evaluator = Callable[[Embed], Mapping[str, float]]
-"""Looks at features of the training images, yields named numbers for the journal. Called on every rank."""
+Evaluator = Callable[[Embed, bool], Mapping[str, float]]
+"""Yields named numbers for the journal, called on every rank after every epoch with a way to features of the training
+images and whether a look at them is due."""
 
 EPOCH_SAVE_SECONDS = 30.0
 """Epochs shorter than this share a checkpoint: time decides how much is repeated after a kill, never a result."""
@@ -118,9 +119,8 @@ def finish_epoch(
     record: dict[str, Any] = {"epoch": epoch, "loss": meter.mean_loss(), "lr": learning_rate(config, epoch)}
     record |= method.summary()
     due = epoch == config.epochs or (config.evaluate_every and epoch % config.evaluate_every == 0)
-    if evaluators and due:
-        for evaluate in evaluators:
-            record |= evaluate(features)
+    for evaluate in evaluators:
+        record |= evaluate(features, bool(due))
     record |= {"seconds": round(meter.seconds(), 3), "images_per_second": round(meter.images_per_second(), 1)}
     verdict = health.diagnose([*history, record])
     record |= {"status": verdict.status, "verdict": verdict.sentence}

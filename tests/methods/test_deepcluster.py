@@ -107,7 +107,7 @@ def test_labels_follow_the_clumps_and_the_head_is_fresh_every_time():
     summary = trained.summary()
     assert summary["nmi_previous"] > 0.85
     assert summary["chance_loss"] == pytest.approx(math.log(8))
-    assert 0 < summary["pca_first_share"] < 1
+    assert 0 < summary["pca_first_share"] < summary["pca_share_10"] <= summary["pca_share_kept"] <= 1 + 1e-6
     assert summary["zeros_after_relu"] == pytest.approx(float((features.rows <= 0).double().mean()))
 
 
@@ -116,6 +116,41 @@ def test_clusters_live_as_long_as_reassign_every_says():
     for epoch in range(6):
         trained.before_epoch(epoch, features)
     assert len(features.asked) == 2
+
+
+@pytest.mark.parametrize(("period", "images", "clusterings"), [(0.5, 120, 6), (1, 240, 6), (2.5, 600, 6), (3, 240, 2)])
+def test_a_fraction_of_an_epoch_is_an_epoch_of_that_length(period: float, images: int, clusterings: int):
+    """The released code's sampler shows int(reassign * n) images from one clustering to the next."""
+    trained, (features, _) = method(240, reassign_every=period, epochs=6), clumps(240)
+    for epoch in range(6):
+        trained.before_epoch(epoch, features)
+        assert len(trained.draw(epoch)) == trained.images_per_epoch == images
+    assert len(features.asked) == clusterings
+
+
+def test_the_share_of_the_commonest_answer_is_counted():
+    trained, (features, _) = method(240, reassign_every=2, epochs=4), clumps(240)
+    trained.before_epoch(0, features)
+    answers = torch.tensor([3, 3, 1, 3, 0, 3])
+    trained.after_step(torch.arange(6), torch.nn.functional.one_hot(answers, 8).float())
+    summary = trained.summary()
+    assert summary["prediction_share"] == pytest.approx(4 / 6)
+    shares = torch.tensor([4, 1, 1]).double() / 6
+    assert summary["prediction_entropy"] == pytest.approx(float(-(shares * shares.log()).sum()) / math.log(8))
+    again = method(240, reassign_every=2, epochs=4)
+    again.load_state_dict(trained.state_dict())
+    assert again.summary() == summary
+    trained.before_epoch(1, features)
+    assert "prediction_share" not in trained.summary()
+
+
+def test_answers_among_some_classes_are_counted_under_their_own_numbers():
+    trained = method(60, num_clusters=30, loss_subset=12)
+    trained.labels.copy_(torch.arange(60) % 30)
+    trained.before_step(torch.arange(8))
+    classes = trained.head.classes
+    trained.after_step(torch.arange(8), torch.eye(12)[:8])
+    assert trained.predicted.nonzero()[:, 0].tolist() == classes[:8].tolist()
 
 
 def test_the_feature_can_be_read_after_its_relu():

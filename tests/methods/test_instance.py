@@ -96,6 +96,27 @@ def test_rows_not_seen_stay_bit_equal_and_rows_seen_follow_the_rule() -> None:
         torch.testing.assert_close(method.memory.bank.norm(dim=1), torch.ones(COUNT))
 
 
+def test_the_bank_begins_as_asked() -> None:
+    features = torch.randn(COUNT, make().backbone.feature_dim, generator=torch.Generator().manual_seed(0))
+    for init in ("sphere", "uniform", "outputs"):
+        method = make(memory_init=init)
+        before = method.memory.bank.clone()
+        method.before_epoch(0, lambda index=None: features)
+        lengths = method.memory.bank.norm(dim=1)
+        if init == "outputs":
+            torch.testing.assert_close(method.memory.bank, method.outputs(features))
+            method.after_step(torch.arange(4), outputs(4))
+            before = method.memory.bank.clone()
+        elif init == "sphere":
+            torch.testing.assert_close(lengths, torch.ones(COUNT))
+        else:
+            # Coordinates up to sqrt(3 / D): lengths near one, but not one (the released code).
+            assert method.memory.bank.abs().max() <= math.sqrt(3 / 8)
+            assert float(lengths.std()) > 0.05
+        method.before_epoch(1, lambda index=None: features)
+        assert torch.equal(method.memory.bank, before)
+
+
 def test_an_image_twice_in_a_batch_is_refused() -> None:
     with pytest.raises(DataError, match="once in a batch"):
         make().after_step(torch.tensor([1, 1]), outputs(2))

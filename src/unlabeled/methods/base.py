@@ -42,6 +42,11 @@ class Method(nn.Module):
         self.num_images = num_images
         self.seed = seed
 
+    @property
+    def images_per_epoch(self) -> int:
+        """How many images `draw` gives."""
+        return self.num_images
+
     def network(self) -> nn.Sequential:
         """Backbone and head as one module: all that the optimizer and other ranks see."""
         return nn.Sequential(self.backbone, self.head)

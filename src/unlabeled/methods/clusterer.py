@@ -38,6 +38,16 @@ class Found:
     """Facts for the journal."""
 
 
+def spectrum_shares(fitted: whitening.Whitening) -> dict[str, float]:
+    """Share of the variance in the first, the first ten and all kept dimensions (thesis, figure 4.3; spec A08)."""
+    shares = fitted.eigenvalues.double().cumsum(0) / fitted.total_variance
+    return {
+        "pca_first_share": float(shares[0]),
+        "pca_share_10": float(shares[: min(10, len(shares))][-1]),
+        "pca_share_kept": float(shares[-1]),
+    }
+
+
 class Clusterer:
     """`config.clustering` with its settings."""
 
@@ -75,7 +85,7 @@ class Clusterer:
             rows[part] = fitted.apply(features[part], normalize_rows=config.normalize_rows)
         # Identical images have no variance to share out.
         varies = config.pca_dims and fitted.total_variance > 0
-        numbers = {"pca_first_share": float(fitted.eigenvalues[0]) / fitted.total_variance} if varies else {}
+        numbers = spectrum_shares(fitted) if varies else {}
         if config.clustering == "kmeans":
             return self._kmeans(rows, seed, numbers)
         neighbors, distances = (all_gather_rows(part) for part in knn_graph(rows, config.graph_neighbors))

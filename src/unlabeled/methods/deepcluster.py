@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from unlabeled import health, losses
+from unlabeled import health, losses, metrics
 from unlabeled.config import Config
 from unlabeled.data import samplers
 from unlabeled.distributed import all_gather_rows
@@ -30,7 +30,7 @@ from unlabeled.randomness import generator, seed_from
 STATISTICS = (
     *("num_clusters", "empty_clusters", "singletons", "largest_share", "size_entropy", "chance_loss", "nmi_previous"),
     *("moved_share", "labelled_share", "feature_std", "mean_cosine", "effective_rank", "pca_first_share"),
-    *("zeros_after_relu", "pic_singletons", "inertia"),
+    *("zeros_after_relu", "pic_singletons", "inertia", "pca_share_10", "pca_share_kept", "uniformity", "dead_dims"),
 )
 """Numbers about the last clustering, in the order of the buffer that carries them through a checkpoint."""
 
@@ -49,6 +49,7 @@ class DeepCluster(Method):
 
     labels: torch.Tensor
     statistics: torch.Tensor
+    predicted: torch.Tensor
 
     def __init__(self, backbone: Backbone, num_images: int, config: Config) -> None:
         """Raises ConfigError where there are more clusters, neighbours or sampled images than images."""
@@ -59,14 +60,27 @@ class DeepCluster(Method):
                 f"subset ({config.subset:,}) must be at most the number of images ({num_images:,}); give 0 for all."
             )
         self.clusterer = Clusterer(config)
-        self.clusterer.check(num_images if config.subset_mode == "mismatched" else self._images_per_epoch)
+        self.clusterer.check(num_images if config.subset_mode == "mismatched" else config.subset or num_images)
         self.head = self._fresh_head(-1, config.num_clusters)
         self.register_buffer("labels", torch.full((num_images,), -1, dtype=torch.int64))
         self.register_buffer("statistics", torch.full((len(STATISTICS),), UNKNOWN, dtype=torch.float64))
+        self.register_buffer("predicted", torch.zeros(config.num_clusters, dtype=torch.int64))
+
+    @property
+    def period(self) -> int:
+        """Epochs between two clusterings: `reassign_every` where that is whole, else 1, and the epochs are of that length."""
+        return int(self.config.reassign_every) if self.config.reassign_every.is_integer() else 1
+
+    @property
+    def images_per_epoch(self) -> int:
+        """All images or those of `subset`; with a `reassign_every` that is not whole so many times as many (spec O04)."""
+        share = self.config.reassign_every / self.period
+        return max(1, int(share * (self.config.subset or self.num_images)))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take over what `state_dict` gave; the head becomes as wide as the stored one."""
         self.head = self._fresh_head(-1, len(state_dict["head.linear.weight"])).to(self.labels.device)
+        self.predicted = self.predicted.new_zeros(len(state_dict["predicted"]))
         return super().load_state_dict(state_dict, strict, assign)
 
     def before_epoch(self, epoch: int, embed: Embed) -> None:
@@ -74,8 +88,9 @@ class DeepCluster(Method):
 
         Not for a last, shorter stretch: a head that is given no time to learn teaches the network nothing.
         """
-        period = self.config.reassign_every
+        period = self.period
         if epoch % period or (epoch and epoch + period > self.config.epochs):
+            self.predicted.zero_()
             return
         chosen = None if self.config.subset_mode == "mismatched" else self._subset(epoch)
         features = embed(chosen)
@@ -95,10 +110,11 @@ class DeepCluster(Method):
         head = self._fresh_head(epoch, found.num_clusters)
         head.expect(some)
         self.head = head.to(self.labels.device)
+        self.predicted = self.predicted.new_zeros(found.num_clusters)
 
     def draw(self, epoch: int) -> torch.Tensor:
         """Uniform over clusters (section 3.3), or each image once where the recipe says so; never an unlabelled one."""
-        random, count = generator(self.seed, "draw", epoch), self._images_per_epoch
+        random, count = generator(self.seed, "draw", epoch), self.images_per_epoch
         labels = self.labels.cpu()
         chosen = self._subset(epoch) if self.config.subset_mode == "mismatched" else None
         if chosen is not None:
@@ -130,25 +146,36 @@ class DeepCluster(Method):
             return losses.weighted_cross_entropy(z, target, weights)
         return losses.cross_entropy(z, target)
 
+    def after_step(self, index: torch.Tensor, z: torch.Tensor) -> None:
+        """Count which clusters the network answers with; the table stays."""
+        answer = z.argmax(dim=1)
+        answer = all_gather_rows(answer if self._top.classes is None else self._top.classes[answer])
+        self.predicted.index_add_(0, answer, torch.ones_like(answer))
+
     def summary(self) -> dict[str, float]:
-        """Sizes, stability and spread at the last clustering; numbers not known yet are left out."""
+        """Sizes, stability and spread at the last clustering, numbers not known yet left out; and this epoch's answers.
+
+        `prediction_share`: of the views, how many were given the commonest answer; `prediction_entropy`: of the answers,
+        over ln K. In the trivial solution of section 3.3 every image is given the same answer.
+        """
         values = zip(STATISTICS, self.statistics.tolist(), strict=True)
-        return {name: value for name, value in values if value != UNKNOWN}
+        result = {name: value for name, value in values if value != UNKNOWN}
+        total = int(self.predicted.sum())
+        if total:
+            result["prediction_share"] = int(self.predicted.max()) / total
+            result["prediction_entropy"] = metrics.relative_entropy_of_sizes(self.predicted)
+        return result
 
     @property
     def _top(self) -> LinearHead:
         assert isinstance(self.head, LinearHead)
         return self.head
 
-    @property
-    def _images_per_epoch(self) -> int:
-        return self.config.subset or self.num_images
-
     def _subset(self, epoch: int) -> torch.Tensor | None:
         """The images that this epoch may show, rising int64 [m]; None where it may show all."""
         if not self.config.subset:
             return None
-        time = {"same": 0, "resampled": epoch - epoch % self.config.reassign_every, "mismatched": epoch}
+        time = {"same": 0, "resampled": epoch - epoch % self.period, "mismatched": epoch}
         random = generator(self.seed, "subset", time[self.config.subset_mode])
         return samplers.subset(self.num_images, self.config.subset, random)
 
@@ -156,7 +183,7 @@ class DeepCluster(Method):
     def facts(config: Config) -> dict[str, str]:
         """What makes the clusters, how many and how often."""
         number = {"clusters": f"{config.num_clusters:,}"} if config.clustering == "kmeans" else {}
-        return {"clustering": config.clustering, **number, "new clusters every": f"{config.reassign_every} epochs"}
+        return {"clustering": config.clustering, **number, "new clusters every": f"{config.reassign_every:g} epochs"}
 
     def _fresh_head(self, epoch: int, outputs: int) -> LinearHead:
         # Keyed by the epoch: the same weights on every rank, whatever was drawn before.

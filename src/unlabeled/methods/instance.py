@@ -43,12 +43,15 @@ class InstanceDiscrimination(Method):
         self.head = l2_head(backbone, dims, generator=generator(config.seed, "head"))
         # The paper's rows are the last visit's output, and the proximal term keeps them near the one before.
         momentum = config.memory_momentum if config.memory == "momentum" else 0.0
-        self.memory = MemoryBank(num_images, dims, seed=config.seed, momentum=momentum)
+        drawn = "uniform" if config.memory_init == "uniform" else "sphere"
+        self.memory = MemoryBank(num_images, dims, seed=config.seed, momentum=momentum, init=drawn)
         self.statistics = OutputStatistics(dims, "own_similarity")
         self.steps = 0
 
     def before_epoch(self, epoch: int, embed: Embed) -> None:
-        """Begin to count anew; the bank stays."""
+        """Begin to count anew; the bank stays, but that it begins as the outputs of the first network if so asked."""
+        if epoch == 0 and self.config.memory_init == "outputs":
+            self.memory.fill(all_gather_rows(self.outputs(embed())))
         self.statistics.reset()
 
     def targets(self, index: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -109,6 +112,7 @@ class InstanceDiscrimination(Method):
 
         With NCE also `normaliser`, the constant Z in units of N.
         """
+        self.memory.check()
         result = self.statistics.summary()
         chance = self.chance_loss()
         if chance is not None:

@@ -58,6 +58,11 @@ class Supervised(Method):
         """Begin to count anew."""
         self.statistics.reset()
 
+    @property
+    def images_per_epoch(self) -> int:
+        """As many as have a label."""
+        return int((self.labels >= 0).sum())
+
     def draw(self, epoch: int) -> torch.Tensor:
         """Every labelled image once."""
         labelled = (self.labels >= 0).nonzero()[:, 0].cpu()

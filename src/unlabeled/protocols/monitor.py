@@ -1,18 +1,27 @@
-"""Scores of the training images that the journal keeps while training goes on, where labels were given."""
+"""What the journal says about the training images while training goes on, where labels were given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
+from unlabeled import health, metrics
+from unlabeled.cluster import whitening
 from unlabeled.config import Config
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import Source
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import all_gather_rows
+from unlabeled.evaluation.edge_ratio import EdgeRatioProtocol
 from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.methods.base import Embed, Method
+from unlabeled.methods.deepcluster import DeepCluster
+
+EDGE_ROWS = 20_000
+"""Images up to which the exact neighbour graph is made after an epoch: a few seconds; more take too long to be a habit."""
+SPREAD_ROWS = 4096
+"""Rows whose spread is measured."""
+SPREAD = ("mean_cosine", "uniformity", "effective_rank", "dead_dims")
+"""What of `health.feature_statistics` is kept."""
 
 
 def training_labels(source: Source, store: ImageStore, spec: str) -> torch.Tensor:
@@ -20,22 +29,55 @@ def training_labels(source: Source, store: ImageStore, spec: str) -> torch.Tenso
     return torch.from_numpy(read_labels(source, spec).ids[store.index_in_source])
 
 
-def held_out_knn(method: Method, labels: torch.Tensor, config: Config) -> Callable[[Embed], dict[str, float]]:
-    """kNN on a held-out fifth of the training images, for the journal. These labels are never seen by the training.
+class Monitor:
+    """Looks at a method with the true labels [N] beside it (-1 = none), which the training never sees.
 
-    Keys: `knn` on the backbone's features, `knn_bank` on the memory bank and `knn_output` on the head's outputs, where
-    the method has them; features and outputs are computed anew from central views, the bank is as training left it.
+    After every epoch, of a method that clusters: `nmi_labels`, clusters against labels (spec A01). When a look at features
+    is due: `knn` on a held-out fifth, on the backbone's features, `knn_bank` and `knn_output` in the method's other spaces;
+    `edge_ratio` (A04) of what is clustered; the spread of each space (A28, A30), `backbone_uniformity` and so on. Features
+    and outputs are made anew from central views, the bank is as training left it.
     """
-    split(labels.numpy(), seed=config.seed)  # complains now rather than after the first epochs
 
-    def evaluate(features: Embed) -> dict[str, float]:
+    def __init__(self, method: Method, labels: torch.Tensor, config: Config) -> None:
+        """Raises DataError if the labels leave nothing to hold out."""
+        self.method, self.labels, self.config = method, labels, config
+        split(labels.numpy(), seed=config.seed)  # complains now rather than after the first epochs
+
+    def __call__(self, features: Embed, due: bool) -> dict[str, float]:
+        """The numbers of this epoch, the same on every rank."""
+        numbers = self.nmi()
+        if not due:
+            return numbers
         rows = all_gather_rows(features())
-        spaces = {"knn": rows} | {f"knn_{name}": space for name, space in method.spaces(rows).items()}
-        return {
-            name: dict(
-                KnnProtocol.held_out(space, labels, seed=config.seed, k=20, temperature=config.temperature).run()
-            )["knn_top1"]
-            for name, space in spaces.items()
-        }
+        spaces = {"backbone": rows} | self.method.spaces(rows)
+        for name, space in spaces.items():
+            numbers["knn" if name == "backbone" else f"knn_{name}"] = self.knn(space)
+        for name, space in spaces.items():
+            spread = health.feature_statistics(space[:SPREAD_ROWS])
+            numbers |= {f"{name}_{key}": spread[key] for key in SPREAD}
+        if len(rows) <= EDGE_ROWS:
+            numbers["edge_ratio"] = self.edge_ratio(rows)
+        return numbers
 
-    return evaluate
+    def nmi(self) -> dict[str, float]:
+        """`nmi_labels` by its geometric mean, if there are clusters of labelled images."""
+        if not isinstance(self.method, DeepCluster):
+            return {}
+        clusters = self.method.labels.cpu()
+        both = (clusters >= 0) & (self.labels >= 0)
+        return {"nmi_labels": metrics.nmi(clusters, self.labels)} if bool(both.any()) else {}
+
+    def knn(self, rows: torch.Tensor) -> float:
+        """Weighted vote of 20 neighbours on the held-out fifth."""
+        protocol = KnnProtocol.held_out(
+            rows, self.labels, seed=self.config.seed, k=20, temperature=self.config.temperature
+        )
+        return dict(protocol.run())["knn_top1"]
+
+    def edge_ratio(self, rows: torch.Tensor) -> float:
+        """Edges inside a class, of rows prepared as for clustering."""
+        config = self.config
+        prepared = rows.clamp(min=0) if config.feature == "after_relu" else rows
+        fitted = whitening.fit(prepared, config.pca_dims, whiten=config.whiten, seed=config.seed)
+        described = fitted.apply(prepared, normalize_rows=config.normalize_rows)
+        return dict(EdgeRatioProtocol(described, self.labels).run())["edge_ratio"]

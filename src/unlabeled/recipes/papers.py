@@ -133,8 +133,9 @@ def paper_npid_resnet18(facts: DataFacts) -> Config:
     256. The paper does not say how views are made; crops of 0.2-1, jitter 0.4, grey 0.2 and mirroring are the released
     code's, and without them its numbers are out of reach (spec, trap 3). So are weight decay 1e-4, Z from the first
     batch, and rows averaged with momentum 0.5 in place of the paper's proximal term, whose weight is not in its text:
-    `--memory proximal --proximal-weight W`. Unlike that code, rows begin with length one and colour operations come in
-    random order before grey. Expected on ImageNet: kNN 41.0 % and 44.5 % with a linear probe on conv5.
+    `--memory proximal --proximal-weight W`. Rows begin as in that code, uniform in each coordinate and of a length near
+    one (`--memory-init sphere` for the paper's unit vectors). Unlike that code, colour operations come in random order
+    before grey. Expected on ImageNet: kNN 41.0 % and 44.5 % with a linear probe on conv5.
     Cost: two to three days on the paper's eight GPUs for ResNet-50; a third of it here.
 
     `torchrun --nproc-per-node 8 -m unlabeled train imagenet/train --out RUN --recipe paper_npid_resnet18 --batch-size 32`
@@ -158,6 +159,7 @@ def paper_npid_resnet18(facts: DataFacts) -> Config:
         normaliser="first",
         memory="momentum",
         memory_momentum=0.5,
+        memory_init="uniform",
         epochs=200,
         batch_size=256,
         lr=0.03,
