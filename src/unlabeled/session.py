@@ -25,7 +25,7 @@ from unlabeled.images import DataRecord, default_cache, make_loader, probe, same
 from unlabeled.methods import build_method
 from unlabeled.models.data_init import start_from_data
 from unlabeled.plan import plan
-from unlabeled.protocols.monitor import held_out_knn, training_labels
+from unlabeled.protocols.monitor import Monitor, training_labels
 from unlabeled.recipes import configure
 from unlabeled.run import Run, clustered, write_clusters
 from unlabeled.runfolder import RunFolder, environment
@@ -144,7 +144,7 @@ def execute(
     evaluators: list[Evaluator] = []
     # What was trained on cannot be held out.
     if labels is not None and config.method != "supervised":
-        evaluators.append(held_out_knn(method, labels, config))
+        evaluators.append(Monitor(method, labels, config))
     loader = make_loader(store, config, torch_device(device))
     if config.data_init:
         # Evenly spaced: neighbours in a folder are often alike. A checkpoint, if there is one, overwrites this.
