@@ -1,0 +1,158 @@
+"""A backbone as the body of a region detector: one map of the picture, one feature of every region.
+
+Shapes: view [1, C, H, W], map [1, c, h, w], R regions [R, 4] as intervals in pixels of the view, region features [R, D].
+
+Three kinds, told by what the backbone has:
+
+- fully connected layers (AlexNet, VGG-16): regions of the last convolution's map are pooled to the size fc6 was built
+  for, in the place of the backbone's last pool, and go through fc6 and fc7 (Fast R-CNN, section 2);
+- four levels of residual blocks: regions of the third level's map go through the fourth and are averaged (He et al.
+  2016, appendix A);
+- anything else, such as `alexnet_small`: regions of the last map are pooled to 4×4 and go through one new layer of 512.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from unlabeled.errors import DataError
+from unlabeled.models.backbone import Backbone
+from unlabeled.models.resnet import ResNet
+from unlabeled.randomness import generator
+
+Train = Literal["fc", "all"]
+
+NEW_WIDTH = 512
+"""Units of the layer that networks without fully connected ones get."""
+_POOLED = {"residual": 14, "residual_small": 8, "plain": 4}
+
+
+class RegionNetwork(nn.Module):
+    """Maps and region features of `backbone`, which becomes part of this module: hand it a copy.
+
+    Every batch normalisation keeps its statistics, scale and shift. With `train` "all" the first convolution of plain
+    networks is fixed, and everything below the third level of residual ones (spec O12); with "fc" all convolutions are
+    (DeepCluster, Table 2).
+    """
+
+    def __init__(self, backbone: Backbone, train: Train, seed: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.is_residual = isinstance(backbone, ResNet)
+        self.stage = backbone.stages[-2 if self.is_residual else -1]
+        first = next(part for part in backbone.modules() if isinstance(part, nn.Conv2d))
+        self._channels = self._picture_channels(first)
+        self.map_channels, self.stride = self._measure()
+        self.new: nn.Linear | None = None
+        if self.is_residual:
+            self.pooled = _POOLED["residual_small" if getattr(backbone, "small", False) else "residual"]
+            self.region_dim = backbone.feature_dim
+        elif isinstance(fc6 := getattr(backbone, "fc6", None), nn.Linear):
+            self.pooled = math.isqrt(fc6.in_features // self.map_channels)
+            self.region_dim = backbone.feature_dim
+        else:
+            self.pooled, self.region_dim = _POOLED["plain"], NEW_WIDTH
+            self.new = nn.Linear(self.map_channels * self.pooled**2, NEW_WIDTH)
+            nn.init.kaiming_normal_(self.new.weight, generator=generator(seed, "detection", "new layer"))
+            nn.init.zeros_(self.new.bias)
+        self._freeze(train)
+
+    def map(self, view: torch.Tensor) -> torch.Tensor:
+        """[1, c, h, w] of one picture [1, C, H, W], uint8 or floating in 0…1."""
+        if min(view.shape[2:]) < 2 * self.stride:
+            raise DataError(
+                f"a picture of {view.shape[2]} × {view.shape[3]} pixels is too small for this network, whose map has one "
+                f"position in {self.stride}: give a larger --side, at least {4 * self.stride}."
+            )
+        for stage, x in self.backbone.trunk(self.backbone.stem(view)):
+            if stage == self.stage:
+                return x
+        raise AssertionError(f"the trunk passed no stage {self.stage}")
+
+    def regions(self, features: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """[R, D] after the last ReLU, of a map [1, c, h, w] and boxes [R, 4]."""
+        from torchvision.ops import roi_align, roi_pool
+
+        size = (self.pooled, self.pooled)
+        # Pooling kernels exist in float32 only on some devices, and coordinates need its precision.
+        wide = features.float()
+        if self.is_residual or self.new is not None:
+            x = roi_align(wide, [boxes], size, 1 / self.stride, sampling_ratio=2, aligned=True)
+        else:
+            x = roi_pool(wide, [boxes], size, 1 / self.stride)
+        x = x.to(features.dtype)
+        if self.is_residual:
+            last = self.backbone.get_submodule(self.backbone.stages[-1])
+            return last(x).mean((2, 3))
+        if self.new is not None:
+            return functional.relu(self.new(x.flatten(1)))
+        return self._fully_connected(x.flatten(1))
+
+    def _fully_connected(self, x: torch.Tensor) -> torch.Tensor:
+        for number in (6, 7):
+            layer = getattr(self.backbone, f"fc{number}", None)
+            if layer is None:
+                continue
+            x = layer(x)
+            norm = getattr(self.backbone, f"norm{number}", None)
+            x = norm(x) if norm is not None else x
+            x = functional.dropout(functional.relu(x), 0.5, self.training)
+        return x
+
+    def _freeze(self, train: Train) -> None:
+        for part in self.backbone.modules():
+            if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) or (train == "fc" and isinstance(part, nn.Conv2d)):
+                part.requires_grad_(requires_grad=False)
+        if self.is_residual:
+            for name in ("conv1", "bn1", "layer1", "layer2"):
+                self.backbone.get_submodule(name).requires_grad_(requires_grad=False)
+            return
+        first = next(part for part in self.backbone.modules() if isinstance(part, nn.Conv2d))
+        first.requires_grad_(requires_grad=False)
+
+    def _picture_channels(self, first: nn.Conv2d) -> int:
+        mean = getattr(getattr(self.backbone.stem, "normalize", None), "mean", None)
+        return len(mean) if isinstance(mean, torch.Tensor) else first.in_channels
+
+    @torch.no_grad()
+    def _measure(self) -> tuple[int, int]:
+        """Channels of the map, and pixels from one of its positions to the next: a power of two."""
+        side, device = self.backbone.image_size, next(self.backbone.parameters()).device
+        was_training = self.backbone.training
+        self.backbone.eval()
+        self.stride = 1
+        found = self.map(torch.zeros(1, self._channels, side, side, device=device))
+        self.backbone.train(was_training)
+        return found.shape[1], 2 ** round(math.log2(side / found.shape[3]))
+
+
+def measure_statistics(network: RegionNetwork, seen: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Give every batch normalisation the mean statistics of these pictures: views [1, C, H, W] with boxes [R, 4].
+
+    For a network that was never trained: its statistics describe nothing, and here they are fixed for good. Every rank
+    passes the same pictures.
+    """
+    norms = [part for part in network.modules() if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    kept = [norm.momentum for norm in norms]
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over all that is seen
+        norm.train()
+    with torch.no_grad():
+        for view, boxes in seen:
+            network.regions(network.map(view), boxes)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+    network.eval()
+
+
+def trained_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters that a step changes."""
+    return (parameter for parameter in module.parameters() if parameter.requires_grad)
