@@ -20,9 +20,9 @@ LAYERS = (
     ("data", "models", "cluster", "metrics"),
     ("features", "memory", "bank_softmax", "losses", "optim", "checkpoint", "journal", "health", "runfolder"),
     ("methods",),
-    ("training", "plan", "catalogue", "images", "evaluation", "visualize"),
+    ("training", "plan", "catalogue", "images", "evaluation", "visualize", "weights"),
     (
-        *("recipes", "protocols", "summary", "run", "session", "demonstration", "api"),
+        *("recipes", "protocols", "summary", "run", "embedding", "session", "demonstration", "api"),
         *("cli", "__main__", "__init__"),
     ),
 )
@@ -71,7 +71,7 @@ def test_imports_point_downward():
 
 def test_public_names_are_sorted_and_exact():
     assert unlabeled.__all__ == sorted(unlabeled.__all__)
-    assert set(unlabeled.__all__) == {"__version__", "check", "demo", "load", "resume", "train"}
+    assert set(unlabeled.__all__) == {"__version__", "check", "demo", "import_weights", "load", "resume", "train"}
     assert all(getattr(unlabeled, name) for name in unlabeled.__all__)
 
 

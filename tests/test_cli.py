@@ -25,7 +25,7 @@ from unlabeled.protocols import PROTOCOLS
 from unlabeled.recipes import RECIPES
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-VERBS = ("demo", "check", "train", "resume", "embed", "cluster", "search", "evaluate", "report")
+VERBS = ("demo", "check", "train", "resume", "embed", "cluster", "search", "evaluate", "import", "export", "report")
 
 Call = Callable[..., tuple[int, str, str]]
 

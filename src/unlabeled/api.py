@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unlabeled import progress
 from unlabeled.errors import UnlabeledError
@@ -99,6 +99,51 @@ def load(run: str | Path, *, device: str = "auto") -> Run:
     from unlabeled.run import Run
 
     return Run(run, device)
+
+
+def import_weights(
+    file: str | Path,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    backbone: str | None = None,
+    device: str = "auto",
+    cache: str | Path | None = None,
+    if_exists: Literal["refuse", "replace"] = "refuse",
+    **settings: Any,
+) -> Run:
+    """Make a run of published weights; nothing in the file is executed. The verb is called `import`.
+
+    Args:
+        file: a `.pth`, `.pt` or `.safetensors` file; docs/weights.md lists the kinds that are known.
+        out: folder of the run, made here.
+        data: images to embed and cluster at once, which `search`, `cluster` and `report` need.
+        backbone: the network the file must hold; it is told from the file where not given.
+        device: `auto`, `cpu` or `cuda`.
+        cache: folder for decoded images; the user's cache folder where not given.
+        if_exists: what to do with a run that is already there: `refuse` or `replace`.
+        settings: fields of `Config` that win over those of the kind: `image_size`, `resize`, `mean`, `std`, `num_clusters`.
+
+    Raises:
+        DataError, ConfigError, RunError: one sentence each.
+        Interrupted: Ctrl-C or SIGTERM while images were embedded.
+    """
+    from unlabeled import session
+    from unlabeled.distributed import barrier, is_main, process_group
+    from unlabeled.run import Run
+
+    kind = session.prepare_device(device)
+    with process_group(kind):
+        run = create(Path(out), if_exists) if is_main() else RunFolder(Path(out))
+        barrier()
+        try:
+            session.take_in(run, Path(file), backbone, str(data) if data else None, kind, cache, settings)
+        except UnlabeledError:
+            if is_main():
+                run.abandon()
+            raise
+        barrier()
+        return Run(run.path, kind)
 
 
 def check(data: str | Path) -> Doctor:

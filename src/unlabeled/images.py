@@ -26,6 +26,9 @@ from unlabeled.data.store import ImageStore, open_store
 from unlabeled.errors import DataError, RunError
 from unlabeled.runfolder import RunFolder
 
+NO_IMAGES = "no images: imported weights"
+"""Stands for the images of a run that has none of its own."""
+
 PROBED = 32
 """Images looked at before a recipe decides; the whole set is read only once, into the store."""
 
@@ -65,6 +68,13 @@ class DataRecord:
         )
 
     @staticmethod
+    def without_images(store_size: int, value_range: dict[str, Any], cache: Path | None) -> DataRecord:
+        """The record of imported weights that were given no images: how those given to verbs are prepared."""
+        return DataRecord(
+            NO_IMAGES, None, 0, digest([]), 3, True, value_range, store_size, str(cache) if cache else None
+        )
+
+    @staticmethod
     def read(run: RunFolder) -> DataRecord:
         """Read RUN/data.json.
 
@@ -81,7 +91,15 @@ class DataRecord:
         return DataRecord(**values)
 
     def open(self, data: str | Path | Source, title: str = "reading images") -> ImageStore:
-        """New images, prepared exactly as the training images were."""
+        """New images, prepared exactly as the training images were.
+
+        Raises:
+            DataError: no readable image, or imported weights are asked for the images of their training.
+        """
+        if data == NO_IMAGES:
+            raise DataError(
+                "this run was imported without images: give DATA, or import the weights again with `--data DATA`."
+            )
         source = data if isinstance(data, Source) else open_source(data)
         low, high, clipped = (self.value_range[key] for key in ("low", "high", "share_clipped"))
         with progress.bar(title, len(source)) as update:

@@ -8,15 +8,14 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from unlabeled import checkpoint, progress
@@ -26,23 +25,19 @@ from unlabeled.data.sources import Source, open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, is_main
-from unlabeled.errors import ConfigError, DataError, MissingExtraError, RunError
+from unlabeled.embedding import Embedding, writer
+from unlabeled.errors import ConfigError, DataError, RunError
 from unlabeled.evaluation.partial import Partial
 from unlabeled.features import embed
-from unlabeled.images import DataRecord, make_loader
+from unlabeled.images import NO_IMAGES, DataRecord, make_loader
 from unlabeled.journal import read as read_journal
-from unlabeled.methods import build_network
+from unlabeled.methods import build_method, build_network
+from unlabeled.methods.base import Method
 from unlabeled.models import Backbone
-from unlabeled.runfolder import RunFolder, csv_text, find, replacing, require_writable
+from unlabeled.runfolder import RunFolder, csv_text, find, require_writable
 
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """Features of M images: `names` as in their source, `features` float32 [M, D], `skipped` files with the reason."""
-
-    names: list[str]
-    features: torch.Tensor
-    skipped: list[tuple[str, str]]
+if TYPE_CHECKING:
+    from unlabeled.weights.export import Exported
 
 
 @dataclass(frozen=True)
@@ -107,8 +102,44 @@ class Run:
         return build_network(self.config, self.record.channels).to(torch_device(self._device)).eval()
 
     @cached_property
+    def method(self) -> Method:
+        """The trained method, in evaluation mode: backbone, head, and its table (memory bank, places of codes, clusters).
+
+        Raises:
+            RunError: no checkpoint, or it holds another method than the configuration describes.
+        """
+        method = self.untrained_method()
+        found = checkpoint.load(self.folder.checkpoints)
+        stored = {} if found is None else found.tensors
+        own = {name.removeprefix("method."): value for name, value in stored.items() if name.startswith("method.")}
+        try:
+            method.load_state_dict(own)
+        except (RuntimeError, KeyError):
+            raise RunError(
+                f"{self.path} holds no {self.config.method} as {self.folder.config} describes it (imported weights have no head); "
+                "score the space `backbone`, or train again with `--if-exists replace`."
+            ) from None
+        return method.to(torch_device(self._device)).eval()
+
+    def untrained_method(self) -> Method:
+        """The method as it was before the first step."""
+        found = checkpoint.load(self.folder.checkpoints)
+        labels = found.tensors.get("method.labels") if found else None
+        method = build_method(self.config, self.record.count, self.record.channels, labels)
+        return method.to(torch_device(self._device)).eval()
+
+    @cached_property
     def catalogue(self) -> Catalogue:
-        """Features and clusters of the training images."""
+        """Features and clusters of the training images.
+
+        Raises:
+            RunError: there are none yet, or the run was imported without images.
+        """
+        if self.folder.imported.is_file() and not self.folder.features.is_file():
+            raise RunError(
+                f"{self.path} was imported and has no catalogue of images to look in; import the weights again with `--data DATA "
+                "--if-exists replace`."
+            )
         return Catalogue.load(self.folder.features)
 
     @cached_property
@@ -162,11 +193,11 @@ class Run:
             DataError: no readable image, or an ending of `out` that is none of these.
             RunError: `out` cannot be written.
         """
-        writer = _writer(Path(out)) if out else None
+        write = writer(Path(out)) if out else None
         store = self.record.open(data)
         result = Embedding(store.names, self.features_of(store), store.skipped)
-        if writer and out and is_main():
-            writer(Path(out), result)
+        if write and out and is_main():
+            write(Path(out), result)
         return result
 
     def cluster(
@@ -257,6 +288,8 @@ class Run:
         if json and is_main():
             require_writable(Path(json))
         data = str(data or self.record.data)
+        if data == NO_IMAGES:
+            raise DataError(f"{self.path} was imported without images: give DATA, labelled images, to evaluate it on.")
         partial = self._partial(protocol, data, labels, str(test), quick, sorted(options.items()))
         request = protocols.Request(Path(data), labels, Path(test) if test else None, quick, partial)
         scores = protocols.score(self, protocol, request, options)
@@ -281,6 +314,34 @@ class Run:
         """Where the training images are now, in index order."""
         found = {name: source.location(i) for i, name in enumerate(source.names)}
         return [found.get(name) for name in self.names]
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where imported weights came from (kind, file, sha256 and so on); empty for a run that was trained."""
+        return self.folder.read_json(self.folder.imported) if self.folder.imported.is_file() else {}
+
+    def export(self, format: str, out: str | Path, *, license: str = "other") -> Exported:
+        """Write the backbone for other programs; see `unlabeled.weights.export` and docs/weights.md.
+
+        Args:
+            format: `safetensors`, `torchvision`, `onnx`, `torch-export` or `hub`.
+            out: the file, or the folder of `hub`.
+            license: licence of the weights in the model card of `hub`.
+
+        Raises:
+            ConfigError: unknown format, wrong ending, or a network this format cannot hold.
+            RunError: no checkpoint, or `out` cannot be written.
+        """
+        from unlabeled.weights import export
+
+        export.check(self.config, self.record, format, Path(out))
+        kind = (
+            self.origin.get("kind")
+            or f"{self.config.method}, {len(self.history)} epochs on {self.record.count:,} images"
+        )
+        # A network of its own on the CPU: exporters leave traces in what they trace.
+        trained = export.Trained(deepcopy(self.backbone).cpu().eval(), self.config, self.record, kind)
+        return export.export(trained, format, Path(out), license) if is_main() else export.Exported([], "")
 
     def report(self, out: str | Path | None = None, *, store: ImageStore | None = None) -> Path:
         """Write the report, one HTML file that opens from disk without a network; returns where it is.
@@ -354,40 +415,3 @@ def link_or_copy(file: Path, link: Path) -> None:
         os.symlink(file, link)
     except (OSError, NotImplementedError):
         shutil.copy2(file, link)
-
-
-def _writer(path: Path) -> Callable[[Path, Embedding], None]:
-    writers = {".npy": _write_npy, ".npz": _write_npz, ".parquet": _write_parquet}
-    if path.suffix not in writers:
-        raise DataError(f"--out must end in .npy, .npz or .parquet, got '{path.name}'.")
-    # Said before an hour of embedding, not after it.
-    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise MissingExtraError("writing Parquet", "table")
-    if is_main():
-        require_writable(path)
-    return writers[path.suffix]
-
-
-def _write_npy(path: Path, result: Embedding) -> None:
-    # One line a name, whatever is in it.
-    names = "".join(f"{name.translate({10: '�', 13: '�'})}\n" for name in result.names)
-    RunFolder(path.parent).write_text(path.with_suffix(".txt"), names)
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.save(file, result.features.numpy())
-
-
-def _write_npz(path: Path, result: Embedding) -> None:
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, features=result.features.numpy(), names=np.array(result.names))
-
-
-def _write_parquet(path: Path, result: Embedding) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    features = result.features
-    values = pa.array(features.reshape(-1).numpy())
-    column = pa.FixedSizeListArray.from_arrays(values, features.shape[1])
-    names = [name.encode(errors="surrogateescape").decode(errors="replace") for name in result.names]
-    with replacing(path) as partial:
-        pq.write_table(pa.table({"path": names, "feature": column}), partial)

@@ -123,6 +123,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def imported(self) -> Path:
+        """Where weights that were not trained here came from; other runs have no such file."""
+        return self.path / "imported.json"
+
+    @property
     def tensorboard(self) -> Path:
         """Event files of TensorBoard, where they were asked for."""
         return self.path / "tensorboard"
@@ -156,7 +161,7 @@ class RunFolder:
             RunError: a file cannot be removed.
         """
         # The configuration first: without it nobody takes the rest for a run.
-        files = (self.config, self.data, self.environment, self.journal, self.features)
+        files = (self.config, self.data, self.environment, self.journal, self.features, self.imported)
         tables = (self.clusters, self.scores, self.skipped, self.report)
         try:
             for file in (*files, *tables):

@@ -15,22 +15,27 @@ import torch
 from unlabeled import catalogue, progress
 from unlabeled.allocator import use_big_pages_allocator
 from unlabeled.config import Config, DataFacts
+from unlabeled.data.loading import Loader
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
-from unlabeled.distributed import is_main, world_size
-from unlabeled.errors import Interrupted, MissingExtraError
+from unlabeled.distributed import barrier, is_main, world_size
+from unlabeled.errors import Interrupted, MissingExtraError, RunError
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, default_cache, make_loader, probe, same_images
 from unlabeled.methods import build_method
+from unlabeled.models import Backbone
 from unlabeled.models.data_init import start_from_data
 from unlabeled.plan import plan
 from unlabeled.protocols.monitor import Monitor, training_labels
 from unlabeled.recipes import configure
+from unlabeled.recipes.sizing import clusters_for
 from unlabeled.run import Run, clustered, write_clusters
 from unlabeled.runfolder import RunFolder, environment
-from unlabeled.signals import stop_on_signals
+from unlabeled.signals import Stop, stop_on_signals
 from unlabeled.training import Evaluator, train
+from unlabeled.weights.importing import read_weights, record_without_images
+from unlabeled.weights.importing import write as write_imported
 
 DATA_INIT_VIEWS = 256
 """Views that decide the scale of the first weights where `data_init` is on."""
@@ -77,6 +82,11 @@ def begin(
     folder = Path(cache) if cache else default_cache()
     with progress.bar("reading images", len(source)) as update:
         store = open_store(source, short_side=config.store_size, cache=folder, progress=update)
+    if store.num_decoded_again:
+        progress.say(
+            f"Note: {store.location} has no room for {store.num_decoded_again:,} of {len(store):,} images; they are decoded "
+            "anew in every epoch, which is slower: --cache names a folder with more room."
+        )
     # Again, now that it is known how many can be read.
     config = configure(recipe, replace(facts, count=len(store)), settings | {"store_size": config.store_size})
     if config.mean is None:
@@ -102,6 +112,10 @@ def reopen(run: RunFolder) -> tuple[ImageStore, Config, torch.Tensor | None]:
         DataError: the images are no longer those the run began with.
     """
     config, record = Config.load(run.config), DataRecord.read(run)
+    if run.imported.is_file():
+        raise RunError(
+            f"{run.path} was imported, so there is no training to resume; use it as it is (embed, evaluate, search, export)."
+        )
     source = open_source(record.data)
     store = record.open(source)
     same_images(store, record, run.path)
@@ -155,15 +169,72 @@ def execute(
         with stop_on_signals() as stop:
             train(method, loader, config, run, evaluators, stop=stop)
             if not run.features.is_file():
-                dtype = resolve_precision(config.precision, device)
-                rows = embed(
-                    method.backbone, loader, dtype=dtype, batch_size=2 * config.batch_size, stop=stop.asked_alone
-                )
-                made = catalogue.build(rows, config)
-                if is_main():
-                    write_clusters(run.clusters, clustered(store.names, made.clusters, made.distances, made.unlike))
-                    made.save(run.features)
+                take_stock(run, method.backbone, loader, config, stop)
     except Interrupted:
         raise Interrupted(f"Stopped and saved; continue with: unlabeled resume {run.path}") from None
     if is_main():
         Run(run.path, device).report(store=store)
+
+
+def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Config, stop: Stop) -> None:
+    """Embed all images of the run, cluster them, and write both."""
+    dtype = resolve_precision(config.precision, loader.device)
+    rows = embed(backbone, loader, dtype=dtype, batch_size=2 * config.batch_size, stop=stop.asked_alone)
+    made = catalogue.build(rows, config)
+    if is_main():
+        names = loader.store.names
+        write_clusters(run.clusters, clustered(names, made.clusters, made.distances, made.unlike))
+        made.save(run.features)
+
+
+def take_in(
+    run: RunFolder,
+    file: Path,
+    backbone: str | None,
+    data: str | None,
+    device: DeviceKind,
+    cache: str | Path | None,
+    settings: dict[str, Any],
+) -> None:
+    """Make `run` of a published file of weights and, where `data` is given, of these images' features and clusters.
+
+    Raises:
+        DataError: the file holds no weights that are known, is damaged, or would run code; or no readable image.
+        ConfigError: another network than `backbone`, or settings that do not fit.
+        RunError: the folder cannot be written.
+        Interrupted: a signal came while images were embedded.
+    """
+    made = read_weights(file, backbone, settings)
+    folder = Path(cache) if cache else default_cache()
+    record, store = record_without_images(made, folder), None
+    skipped: list[tuple[str, str]] = []
+    if data is not None:
+        source = open_source(data)
+        store = record.open(source)
+        skipped = sorted([*source.skipped, *store.skipped])
+        found = DataRecord.of(store, data, None, record.store_size, folder)
+        # The weights decide how pixels become numbers, not the images they now look at.
+        record = replace(found, is_colour=record.is_colour)
+        if "num_clusters" not in settings:
+            made = replace(made, config=made.config.replace(num_clusters=clusters_for(len(store))))
+    if is_main():
+        # An earlier run goes only now that nothing else can be wrong.
+        run.clear()
+        run.write_csv(run.skipped, ("file", "reason"), skipped)
+        run.write_json(run.environment, environment(device, world_size()))
+        run.write_json(run.data, asdict(record))
+        write_imported(run, made)
+    barrier()
+    if store is None:
+        return
+    opened = Run(run.path, device)
+    loader = make_loader(store, made.config, torch_device(device))
+    try:
+        with stop_on_signals() as stop:
+            take_stock(run, opened.backbone, loader, made.config, stop)
+    except Interrupted:
+        raise Interrupted(
+            f"Stopped: {run.path} has the weights and no catalogue of the images yet; import again with `--if-exists replace`."
+        ) from None
+    if is_main():
+        opened.report(store=store)
