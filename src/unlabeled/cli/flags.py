@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
 from cyclopts import Group, Parameter
@@ -64,7 +65,81 @@ class ProtocolOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     neighbors: Optional[int] = Field(  # noqa: UP045
-        None, description="knn: voters [20; the papers use 200 on large sets]; edge-ratio: edges of an image [10]"
+        None, description="knn: voters [20; the papers use 200 on large sets]; edge-ratio, cliques: edges of an image [10; 5]"
+    )
+    space: Optional[Literal["backbone", "output", "bank", "pca"]] = Field(  # noqa: UP045
+        None, description="knn: what is compared [backbone]; output and bank are the papers' 128 dims"
+    )
+    compare: Optional[list[Path]] = Field(  # noqa: UP045
+        None, description="every protocol: another run to put beside this one, may be given several times"
+    )
+    out: Optional[Path] = Field(None, description="all: folder of the table's files [RUN]")  # noqa: UP045
+    shots: Optional[str] = Field(None, description="low-shot: labelled images a class [1,4,10,50]")  # noqa: UP045
+    fractions: Optional[str] = Field(  # noqa: UP045
+        None, description="semi-supervised: labelled shares of the training images [0.01,0.02,0.04,0.1,0.2]"
+    )
+    draws: Optional[int] = Field(  # noqa: UP045
+        None, description="low-shot, semi-supervised: random draws of the labelled images [10; 3]"
+    )
+    frozen: Optional[bool] = Field(  # noqa: UP045
+        None, description="low-shot: train a linear classifier on the fixed features, not the whole network"
+    )
+    ground_truth: Optional[Path] = Field(  # noqa: UP045
+        None, description="retrieval, all: folder of *_query.txt, *_good.txt, *_ok.txt and *_junk.txt"
+    )
+    pca: Optional[Path] = Field(  # noqa: UP045
+        None, description="retrieval, all: images its whitening is learned on, other than those that are searched"
+    )
+    levels: Optional[int] = Field(None, description="retrieval: levels of regions [3]")  # noqa: UP045
+    side: Optional[int] = Field(  # noqa: UP045
+        None,
+        description="retrieval: larger side of every image, pixels [1024]; voc-detection: shorter side [600 for views of 224, "
+        "else in proportion]",
+    )
+    expand: Optional[int] = Field(None, description="retrieval: best images averaged into a query [0]")  # noqa: UP045
+    scales: Optional[str] = Field(  # noqa: UP045
+        None, description="retrieval: factors of the side whose descriptors are added [1], for example 0.7,1,1.4"
+    )
+    stages: Optional[str] = Field(  # noqa: UP045
+        None, description="linear, svm, knn: stages of the network, for example conv1,conv3 [all; knn: none]"
+    )
+    form: Optional[Literal["nat", "deepcluster"]] = Field(None, description="mlp: which paper's [nat]")  # noqa: UP045
+    width: Optional[int] = Field(None, description="mlp: units of its two layers [4096; 512 if quick]")  # noqa: UP045
+    epochs: Optional[int] = Field(None, description="linear, mlp: passes over the training images [90]")  # noqa: UP045
+    lr: Optional[float] = Field(  # noqa: UP045
+        None,
+        description="linear: learning rate [chosen on held-out training images]; voc-*: of the first step [published]",
+    )
+    weight_decay: Optional[float] = Field(None, description="linear: weight decay [chosen as lr]")  # noqa: UP045
+    folds: Optional[int] = Field(None, description="linear, svm: folds of that choice [1]")  # noqa: UP045
+    crops: Optional[Literal["one", "ten", "random"]] = Field(  # noqa: UP045
+        None,
+        description="linear, mlp, low-shot, semi-supervised: views of a test image [ten; one if quick]; "
+        "voc-classification: ten, or random for ten random ones [random]",
+    )
+    detector: Optional[Literal["fast", "faster"]] = Field(  # noqa: UP045
+        None, description="voc-detection: Fast R-CNN on given regions, or Faster R-CNN, which finds its own [fast]"
+    )
+    proposals: Optional[Path] = Field(  # noqa: UP045
+        None, description="voc-detection: .npz or .json file of regions for `fast` [computed by hierarchical grouping]"
+    )
+    train: Optional[Literal["fc", "all"]] = Field(  # noqa: UP045
+        None,
+        description="voc-*: new fully connected layers on frozen convolutions, or the whole network [fc; voc-detection: all]",
+    )
+    split: Optional[Literal["val", "test"]] = Field(  # noqa: UP045
+        None,
+        description="voc-*: train on train and score on val, or trainval and test [test; voc-segmentation: val]",
+    )
+    steps: Optional[int] = Field(None, description="voc-*: steps of the optimiser [published]")  # noqa: UP045
+    batch_size: Optional[int] = Field(  # noqa: UP045
+        None, description="voc-segmentation: pictures of a step [20; 4 if quick]"
+    )
+    train_norm_scales: Optional[bool] = Field(  # noqa: UP045
+        None, description="voc-classification: with fc, train the scales of batch normalisation too, as DeepCluster did"
+    )
+    fold_norm: Optional[bool] = Field(  # noqa: UP045
+        None, description="voc-classification: fold batch normalisation away and rescale on data, as NAT did"
     )
 
 

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from unlabeled.cli.console import app, opened_run, output
 from unlabeled.cli.flags import DeviceName, ProtocolFlags, given
 
-Protocol = Literal["edge-ratio", "knn", "nmi"]
+Protocol = Literal[
+    "all",
+    "cliques",
+    "edge-ratio",
+    "knn",
+    "knn-bank",
+    "linear",
+    "low-shot",
+    "mlp",
+    "nmi",
+    "retrieval",
+    "semi-supervised",
+    "svm",
+    "voc-classification",
+    "voc-detection",
+    "voc-segmentation",
+]
 
 
 @app.command(usage="Usage: unlabeled evaluate PROTOCOL RUN [DATA] [OPTIONS]")
@@ -31,9 +48,21 @@ def evaluate(
     Parameters
     ----------
     protocol
+        all: every one that the data allow, in one table: RUN/comparison.md, .json and .html.
         knn: share of images whose nearest neighbours vote for the right label.
+        knn-bank: the same for --test images among the rows of instance's memory bank, whose images are DATA.
+        mlp: accuracy of a perceptron on the last map of the frozen network.
+        svm: accuracy of a linear support vector machine on every stage and on the feature.
+        linear: accuracy of a linear classifier on every stage of the frozen network.
         nmi: how much clusters and labels say about each other.
         edge-ratio: share of nearest-neighbour edges that stay inside a class.
+        low-shot: accuracy of the whole network fine-tuned on a few images a class, against training from scratch.
+        semi-supervised: the same from a labelled share of the images.
+        cliques: share of images in groups that are all neighbours of each other; needs no labels.
+        retrieval: mean average precision of finding the same thing, by lists in the layout of Oxford Buildings.
+        voc-classification: which classes are in a picture, on a VOC devkit (DATA), convolutions frozen or fine-tuned.
+        voc-detection: where the objects of each class are, with Fast or Faster R-CNN, likewise.
+        voc-segmentation: the class of every pixel, likewise.
     run
         Folder of the run.
     data
@@ -51,8 +80,41 @@ def evaluate(
     """
     with opened_run(run, device) as opened:
         scores = opened.evaluate(protocol, data, labels=labels, test=test, json=json, quick=quick, **given(options))
+    if protocol == "all":
+        output.print(scores["markdown"], markup=False)
+    else:
+        print_scores(scores)
+
+
+def print_scores(scores: Mapping[str, Any]) -> None:
+    """Numbers one a line, then tables whose rows are numbers by name; longer lists by class are for --json."""
     for name, value in scores.items():
-        if isinstance(value, dict):
-            continue  # a table by class: for --json
-        text = f"{100 * value:.1f} %" if isinstance(value, float) and name != "nmi" else f"{value:.4g}"
-        output.print(f"{name:18s} {text}", markup=False)
+        if not isinstance(value, Mapping):
+            output.print(f"{name:18s} {_text(name, value)}", markup=False)
+    for name, rows in scores.items():
+        if isinstance(rows, Mapping) and rows and all(isinstance(row, Mapping) for row in rows.values()):
+            _print_table(name, rows)
+
+
+def _print_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [[title, *columns]]
+    for name, row in rows.items():
+        lines.append([name, *(_text(column, row.get(column)) for column in columns)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    output.print()
+    for line in lines:
+        first, *others = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        output.print("  ".join([first.strip().ljust(widths[0]), *others]), markup=False, soft_wrap=True)
+
+
+RATES = ("nmi", "lr", "weight_decay", "C")
+"""Numbers that are no shares."""
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float) and name not in RATES:
+        return f"{100 * value:.1f} %"
+    return value if isinstance(value, str) else f"{value:.4g}"

@@ -12,15 +12,38 @@ from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from unlabeled.errors import ConfigError, unknown_name
-from unlabeled.protocols.neighbors import edge_ratio, knn, nmi
+from unlabeled.protocols.comparison import evaluate_all
+from unlabeled.protocols.detection import voc_detection
+from unlabeled.protocols.few_labels import low_shot, semi_supervised
+from unlabeled.protocols.neighbors import cliques, edge_ratio, knn, nmi
+from unlabeled.protocols.probes import linear, mlp, svm
+from unlabeled.protocols.bank import knn_bank
 from unlabeled.protocols.request import Request
+from unlabeled.protocols.retrieval import retrieval
+from unlabeled.protocols.voc import voc_classification, voc_segmentation
 
 __all__ = ["PROTOCOLS", "Request", "options_of", "score"]
 
 if TYPE_CHECKING:
     from unlabeled.run import Run
 
-PROTOCOLS: dict[str, Callable[..., dict[str, Any]]] = {"edge-ratio": edge_ratio, "knn": knn, "nmi": nmi}
+PROTOCOLS: dict[str, Callable[..., dict[str, Any]]] = {
+    "cliques": cliques,
+    "all": evaluate_all,
+    "edge-ratio": edge_ratio,
+    "knn": knn,
+    "knn-bank": knn_bank,
+    "linear": linear,
+    "low-shot": low_shot,
+    "mlp": mlp,
+    "nmi": nmi,
+    "semi-supervised": semi_supervised,
+    "svm": svm,
+    "retrieval": retrieval,
+    "voc-classification": voc_classification,
+    "voc-detection": voc_detection,
+    "voc-segmentation": voc_segmentation,
+}
 
 
 def options_of(protocol: str) -> list[str]:
@@ -38,13 +61,29 @@ def options_of(protocol: str) -> list[str]:
 def score(run: Run, protocol: str, request: Request, options: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of one protocol.
 
+    The option `compare`, a list of other runs, goes with each: their numbers of the same call are under `compared`.
+
     Raises:
         ConfigError: an option it does not take.
         DataError: images or labels do not fit.
+        RunError: a run to compare with is none.
     """
-    taken = options_of(protocol)
-    for name in options:
+    taken, own = options_of(protocol), dict(options)
+    others = [] if "compare" in taken else own.pop("compare", None) or []
+    for name in own:
         if name not in taken:
             known = f"it takes {', '.join(taken)}" if taken else "it takes no options"
             raise ConfigError(f"the protocol {protocol} has no option '{name}': {known}.")
-    return PROTOCOLS[protocol](run, request, **options)
+    opened = [run.another(path) for path in others]  # complains before anything is computed
+    scores = PROTOCOLS[protocol](run, request, **own)
+    compared = {
+        str(other.path): _numbers(
+            other.evaluate(protocol, request.data, labels=request.labels, test=request.test, quick=request.quick, **own)
+        )
+        for other in opened
+    }
+    return scores | {"compared": compared} if compared else scores
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in scores.items() if not isinstance(value, Mapping)}
