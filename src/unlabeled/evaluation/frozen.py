@@ -23,6 +23,8 @@ from unlabeled.randomness import generator
 
 BATCH = 256
 """Images of a training step, as published, and views of a forward pass."""
+AT_ONCE = 1024
+"""Validation rows classified at once."""
 LEAST_STEPS = 10
 """An epoch has at least so many steps: small sets are cut into smaller batches, or nothing would be learned in time."""
 
@@ -126,3 +128,18 @@ class FrozenRows:
                 found.append(aggregate(logits.unflatten(0, view.shape[:2]), how).cpu())
                 update(sum(map(len, found)), "")
         return all_gather_rows(torch.cat(found)[: len(mine)])
+
+
+@torch.no_grad()
+def validation_accuracy(module: nn.Module, data: FrozenRows) -> torch.Tensor:
+    """Accuracy [P] of classifiers (rows [B, D] to logits [B, P, K]) on the validation rows, float32, on the CPU.
+
+    It is the same on every rank. A classifier whose logits are not numbers (its learning rate was too large) has none right.
+    """
+    wanted = data.labels[data.rows.validation]
+    right: list[torch.Tensor] = []
+    for rows, target in zip(data.rows.validation.split(AT_ONCE), wanted.split(AT_ONCE), strict=True):
+        logits = module(data.central.at(rows).to(data.views.device)).float().cpu()
+        is_number = logits.isfinite().all(2)
+        right.append((logits.argmax(2) == target[:, None]) & is_number)
+    return torch.cat(right).float().mean(0)

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from unlabeled.evaluation.crops import CropCount
 from unlabeled.evaluation.fitting import Fit, Group, Sgd, fit
-from unlabeled.evaluation.frozen import Central, FrozenRows, Part
+from unlabeled.evaluation.frozen import Central, FrozenRows, Part, validation_accuracy
 from unlabeled.evaluation.partial import Partial
 from unlabeled.evaluation.selection import Fold, cross_validate, evenly, folds_of
 from unlabeled.metrics import topk_accuracy
@@ -41,8 +41,6 @@ SELECTION_EPOCHS = 20
 SELECTION_BYTES = 2 * 10**9
 """Rows of the tries and of the validation are kept in memory; of larger sets so much, evenly spaced."""
 MOMENTUM = 0.9
-BATCH_ROWS = 1024
-"""Validation rows classified at once."""
 
 
 @dataclass(frozen=True)
@@ -227,14 +225,14 @@ class LinearProbe:
         settings = list(candidates) * len(self.dims)
         epochs, title = min(-(-self.epochs // 2), SELECTION_EPOCHS), f"{data.title}, choosing rates"
         self._fit(module, module, settings, data, epochs, title, f"{self.name}-try-{fold}")
-        return accuracy_of(module, data).view(len(self.dims), len(candidates))
+        return validation_accuracy(module, data).view(len(self.dims), len(candidates))
 
     def _trained(self, settings: Mapping[str, Setting]) -> dict[str, StageScore]:
         data = self.data
         module = Remembering(Classifiers(self.dims, list(self.dims), self.classes, data.seed)).to(data.views.device)
 
         def after_epoch(epoch: int) -> None:
-            module.seen(epoch, accuracy_of(module, data))
+            module.seen(epoch, validation_accuracy(module, data))
 
         chosen = [settings[stage] for stage in self.dims]
         title = f"{data.title}, {len(self.dims)} stages"
@@ -287,18 +285,3 @@ class LinearProbe:
             )
             for number, stage in enumerate(self.dims)
         }
-
-
-@torch.no_grad()
-def accuracy_of(module: nn.Module, data: FrozenRows) -> torch.Tensor:
-    """Accuracy [P] of every classifier on the validation rows, float32 on the CPU, the same on every rank.
-
-    A classifier whose logits are not numbers (its learning rate was too large) has none right.
-    """
-    wanted = data.labels[data.rows.validation]
-    right: list[torch.Tensor] = []
-    for rows, target in zip(data.rows.validation.split(BATCH_ROWS), wanted.split(BATCH_ROWS), strict=True):
-        logits = module(data.central.at(rows).to(data.views.device)).float().cpu()
-        is_number = logits.isfinite().all(2)
-        right.append((logits.argmax(2) == target[:, None]) & is_number)
-    return torch.cat(right).float().mean(0)

@@ -12,10 +12,12 @@ from unlabeled.device import resolve_precision
 from unlabeled.errors import ConfigError
 from unlabeled.evaluation.crops import CropCount, RowViews
 from unlabeled.evaluation.frozen import Central, FrozenRows, Part
-from unlabeled.evaluation.knn import split
+from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.evaluation.linear import DECAYS, RATES, LinearProbe
-from unlabeled.evaluation.selection import evenly
+from unlabeled.evaluation.mlp import WIDTH, Form, LastMap, MlpProbe
+from unlabeled.evaluation.selection import evenly, folds_of
 from unlabeled.evaluation.stages import StageFeatures, parse_stages
+from unlabeled.evaluation.svm import SvmProbe
 from unlabeled.images import make_loader
 from unlabeled.models import Backbone
 from unlabeled.protocols.labelled import LabelledSplit, labelled_split
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 EPOCHS = 90
 """Of the published probes."""
 QUICK_EPOCHS = 20
+QUICK_WIDTH = 512
 QUICK_TRAIN, QUICK_TEST = 2000, 1000
 """Images of a quick call at most."""
 VALIDATION = 0.1
@@ -60,10 +63,15 @@ class ProbeImages:
             "test_images": len(self.test),
         }
 
-    def rows(self, run: Run, backbone: Backbone, network: torch.nn.Module, title: str, cached: bool) -> FrozenRows:
+    @property
+    def training_rows(self) -> torch.Tensor:
+        """All training rows, those for choosing included, sorted."""
+        return torch.cat([self.part.train, self.part.validation]).sort().values
+
+    def rows(self, run: Run, network: torch.nn.Module, title: str, cached: bool) -> FrozenRows:
         """What a classifier on `network` sees, rows of the central view computed when first needed."""
         part = self.part
-        kept = torch.cat([part.train, part.validation]) if cached else part.validation
+        kept = self.training_rows if cached else part.validation
         central = Central(network, self.views, kept, f"{title}, features")
         return FrozenRows(network, self.views, self.images.labels, part, central, cached, run.config.seed, title)
 
@@ -79,9 +87,35 @@ def probe_images(run: Run, asked: Request) -> ProbeImages:
         )
     share = min(VALIDATION, VALIDATION_IMAGES / len(train))
     kept, chosen = (torch.from_numpy(rows) for rows in split(images.labels[train], share, seed))
+    return ProbeImages(images, Part(train[kept], train[chosen]), test, row_views(run, images))
+
+
+def row_views(run: Run, images: LabelledSplit) -> RowViews:
+    """Views of the rows of these images, on the run's device."""
     device = next(run.backbone.parameters()).device
-    views = RowViews(tuple(make_loader(store, run.config, device) for store in images.stores))
-    return ProbeImages(images, Part(train[kept], train[chosen]), test, views)
+    return RowViews(tuple(make_loader(store, run.config, device) for store in images.stores))
+
+
+def stage_votes(run: Run, images: LabelledSplit, stages: str, voters: int) -> dict[str, dict[str, float]]:
+    """kNN of every stage asked for, maps pooled as for the linear probes: `knn`, `nearest` (a single neighbor), `untrained`."""
+    names, views = parse_stages(stages, run.backbone, output=True), row_views(run, images)
+    labels = images.labels[images.train], images.labels[images.test]
+
+    def votes(backbone: Backbone, title: str) -> dict[str, dict[str, float]]:
+        features = stage_features(run, backbone, names)
+        train, test = (
+            features.parts(Central(features, views, rows, f"{title}, stages").at(rows))
+            for rows in (images.train, images.test)
+        )
+        return {
+            stage: dict(KnnProtocol(train[stage], labels[0], test[stage], labels[1], k=voters).run()) for stage in names
+        }
+
+    trained, untrained = votes(run.backbone, "trained"), votes(run.untrained_backbone(), "untrained")
+    return {
+        stage: {"knn": found["knn_top1"], "nearest": found["nearest_top1"], "untrained": untrained[stage]["knn_top1"]}
+        for stage, found in trained.items()
+    }
 
 
 def evenly_by_class(labels: torch.Tensor, rows: torch.Tensor, most: int) -> torch.Tensor:
@@ -113,7 +147,7 @@ def linear(
     def scores(backbone: Backbone, title: str) -> dict[str, dict[str, Any]]:
         features = stage_features(run, backbone, names)
         probe = LinearProbe(
-            data.rows(run, backbone, features, title, cached=asked.quick),
+            data.rows(run, features, title, cached=asked.quick),
             features.dims,
             data.test,
             data.classes,
@@ -127,7 +161,84 @@ def linear(
         )
         return {stage: dict(vars(score)) for stage, score in probe.scores().items()}
 
-    trained, untrained = scores(run.backbone, "trained"), scores(run.untrained_backbone(), "untrained")
+    return table_of(scores(run.backbone, "trained"), scores(run.untrained_backbone(), "untrained"), data)
+
+
+def mlp(
+    run: Run,
+    asked: Request,
+    *,
+    form: Form = "nat",
+    epochs: int | None = None,
+    width: int | None = None,
+    crops: CropCount | None = None,
+) -> dict[str, Any]:
+    """A perceptron re-trained on the frozen convolutions (Noise As Targets table 3, thesis table 5.2).
+
+    Keys: `top1`, `top5`, `train_top1`, `best_top1` (of the epoch `best_epoch`, the best on the validation part), the same
+    of the untrained network under `untrained_network`, its `top1` as `untrained`, `chance` and counts of images.
+    """
+    check_probe(epochs, None, None, 1)
+    if width is not None and width < 1:
+        raise ConfigError(f"width must be at least 1, got {width}; the papers use {WIDTH}.")
+    data = probe_images(run, asked)
+
+    def score(backbone: Backbone, title: str) -> dict[str, Any]:
+        network = LastMap(backbone, resolve_precision(run.config.precision, data.views.device))
+        probe = MlpProbe(
+            data.rows(run, network, title, cached=asked.quick),
+            network.inputs(run.record.channels),
+            data.test,
+            data.classes,
+            form=form,
+            epochs=epochs or (QUICK_EPOCHS if asked.quick else EPOCHS),
+            width=width or (QUICK_WIDTH if asked.quick else WIDTH),
+            crops=crops or ("one" if asked.quick else "ten"),
+            partial=asked.partial,
+            name=title,
+        )
+        return {metric: value for metric, value in vars(probe.score()).items() if value is not None}
+
+    trained, untrained = score(run.backbone, "trained"), score(run.untrained_backbone(), "untrained")
+    return {**trained, "untrained": untrained["top1"], **data.facts(), "untrained_network": untrained}
+
+
+def svm(run: Run, asked: Request, *, stages: str | None = None, folds: int = 1) -> dict[str, Any]:
+    """Linear SVM on every stage and on the feature (instance discrimination, tables 1 to 3), trained and untrained network.
+
+    Keys as of `linear`; `stages` holds top-1, top-5, the accuracy on the validation part and the C chosen on it.
+    """
+    check_probe(None, None, None, folds)
+    names = parse_stages(stages, run.backbone, output=True)
+    data = probe_images(run, asked)
+    rows, seed, labels = data.training_rows, run.config.seed, data.images.labels
+    place = folds_of(labels, rows, folds, seed) if folds > 1 else [(data.part.train, data.part.validation)]
+    positions = [(torch.searchsorted(rows, own), torch.searchsorted(rows, chosen)) for own, chosen in place]
+
+    def scores(backbone: Backbone, title: str) -> dict[str, dict[str, Any]]:
+        features = stage_features(run, backbone, names)
+        train = Central(features, data.views, rows, f"{title}, features").at(rows)
+        test = Central(features, data.views, data.test, f"{title}, test features").at(data.test)
+        probe = SvmProbe(
+            features.parts(train),
+            labels[rows],
+            features.parts(test),
+            labels[data.test],
+            data.classes,
+            positions,
+            seed=seed,
+            partial=asked.partial,
+            name=title,
+        )
+        return {stage: dict(vars(score)) for stage, score in probe.scores().items()}
+
+    return table_of(scores(run.backbone, "trained"), scores(run.untrained_backbone(), "untrained"), data)
+
+
+def table_of(
+    trained: dict[str, dict[str, Any]], untrained: dict[str, dict[str, Any]], data: ProbeImages
+) -> dict[str, Any]:
+    """Scores by stage as the result of a protocol; the headline stage is the one that was best on the validation part."""
     best, before = best_stage(trained), best_stage(untrained)
     table = {stage: trained[stage] | {"untrained": untrained[stage]["top1"]} for stage in trained}
     top5 = {"top5": trained[best]["top5"]} if trained[best]["top5"] is not None else {}
