@@ -115,13 +115,30 @@ def geometry(backbone: Backbone) -> tuple[int, float]:
     return (8 if backbone.small else 32), 0.0
 
 
+def placement(backbone: Backbone, window: int) -> tuple[int, int, int]:
+    """Padding of the image, side of the bilinear kernel, and where in its enlargement the image begins, all pixels.
+
+    window: side of FC6's window. The first unit looks at pixel 13 of its stride of 32, as published: AlexNet is padded by 98
+    (with its own 2, 100), has a kernel of 63 and begins at 18; VGG-16 by 99, 64 and 19. Networks without FC6 of their own
+    are not padded, their new one is.
+    """
+    stride, first = geometry(backbone)
+    pad = 0
+    if has_fc(backbone):
+        first += (window - 1) / 2 * stride
+        pad = max(0, math.ceil(first - 13 * stride / 32))
+    first -= pad
+    # An even kernel has its middle between two pixels.
+    size = 2 * stride - (1 if float(first).is_integer() else 0)
+    return pad, size, int((size - 1) / 2 - first)
+
+
 class FcnHead(nn.Module):
     """FC6 and FC7 as convolutions, scores, and bilinear enlargement to the pixels of the image (FCN-32s, Long et al. 2015).
 
     fresh: FC6 and FC7 are new; else the network's own are taken, where it has any. Scores are always new and begin at 0.
-    `pad` is what the image has to be padded with on the left and above for units to lie where the published network has
-    them (98 more than AlexNet's own 2, 99 more than VGG-16's own 1); on the other sides `pad` and one stride more, so that
-    every pixel lies between units.
+    `pad` is what the image has to be padded with on the left and above (see `placement`); on the other sides `pad` and one
+    stride more, so that every pixel lies between units.
     """
 
     kernel: torch.Tensor
@@ -129,7 +146,7 @@ class FcnHead(nn.Module):
     def __init__(self, backbone: Backbone, classes: int, generator: torch.Generator, *, fresh: bool) -> None:
         super().__init__()
         self.pool_size = pool_size(backbone)
-        self.stride, first = geometry(backbone)
+        self.stride, _ = geometry(backbone)
         channels, own = channels_of(backbone), _own_fc(backbone)
         if own and not fresh:
             inputs = (channels, *(layer.out_features for layer in own))
@@ -144,13 +161,7 @@ class FcnHead(nn.Module):
         nn.init.zeros_(self.score.weight)
         assert self.score.bias is not None
         nn.init.zeros_(self.score.bias)
-        if own:
-            first += (layers[0].kernel_size[0] - 1) / 2 * self.stride
-        # The published network's first unit looks at pixel 13 of its stride of 32.
-        self.pad = max(0, math.ceil(first - 13 * self.stride / 32)) if own else 0
-        first -= self.pad
-        size = 2 * self.stride - (1 if float(first).is_integer() else 0)
-        self.offset = int((size - 1) / 2 - first)
+        self.pad, size, self.offset = placement(backbone, layers[0].kernel_size[0])
         self.register_buffer("kernel", bilinear_kernel(size).float(), persistent=False)
 
     def forward(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:

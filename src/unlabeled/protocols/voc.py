@@ -44,6 +44,8 @@ QUICK_CLASSIFICATION = (100, 300, 100)
 """Steps, training and test pictures of a quick classification."""
 QUICK_SEGMENTATION = (40, 60, 30)
 """Likewise of a quick segmentation."""
+QUICK_BATCH = 4
+"""Pictures of a step of a quick segmentation."""
 
 
 def voc_classification(
@@ -117,9 +119,9 @@ def voc_segmentation(
 ) -> dict[str, Any]:
     """Mean intersection over union of segmentation (see `evaluation.voc_segmentation`), trained and untrained network.
 
-    Keys: `mean_iou`, `pixel_accuracy`, `mean_accuracy`, `weighted_iou`, `untrained` (as `mean_iou`), `background` (as
-    `mean_iou`, of calling every pixel background), `steps`, `train_images`, `test_images`; tables `per_class`,
-    `untrained_per_class`, and `skipped`, pictures left out with the reason.
+    Keys: `mean_iou`, `pixel_accuracy`, `mean_accuracy`, `weighted_iou`, `untrained` (as `mean_iou`), `steps`,
+    `train_images`, `test_images`; tables `per_class`, `untrained_per_class`, and `skipped`, pictures left out with the
+    reason.
     """
     _known("train", train, get_args(Trained))
     quick = QUICK_SEGMENTATION if asked.quick else (None, None, None)
@@ -132,7 +134,7 @@ def voc_segmentation(
         "all" if train == "all" else "fc",
         _steps(steps, quick[0] or SegmentationTraining.steps),
         _rate(lr) or SegmentationTraining.lr,
-        batch_size or SegmentationTraining.batch_size,
+        batch_size or (QUICK_BATCH if asked.quick else SegmentationTraining.batch_size),
         run.config.seed,
         resolve_precision(run.config.precision, device),
     )
