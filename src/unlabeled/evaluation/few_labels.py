@@ -20,6 +20,7 @@ from unlabeled.data.loading import Loader
 from unlabeled.errors import DataError
 from unlabeled.evaluation.fine_tuning import FineTuning, Views, accuracy, classifier, fine_tune, outputs
 from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.selection import folds_of
 from unlabeled.models import Backbone
 from unlabeled.randomness import numpy_generator
 
@@ -101,14 +102,13 @@ class Contest:
         folds = min(folds, int(torch.bincount(labels)[labels.unique()].min()))
         if folds < 2 or len(hows) < 2:
             return hows[0]
-        fold = stratified_folds(labels, folds, hows[0].seed)
+        parts = folds_of(self.train.labels, rows, folds, hows[0].seed)
         part = f"{name}-{network}-choice"
         scores = self.partial.read(part) or []
         for how in hows[len(scores) :]:
             hits = 0.0
-            for k in range(folds):
-                trained = self._trained(network, rows[fold != k], how, f"{part}{len(scores) + 1}-fold{k + 1}", None)
-                held = rows[fold == k]
+            for number, (learned, held) in enumerate(parts, 1):
+                trained = self._trained(network, learned, how, f"{part}{len(scores) + 1}-fold{number}", None)
                 hits += len(held) * self.score(trained, held, how.dtype, self.train)["top1"]
             scores.append(hits / len(rows))
             self.partial.write(part, scores)
@@ -129,19 +129,6 @@ def draw(labels: torch.Tensor, rows: torch.Tensor, counts: Mapping[int, int], se
             raise DataError(f"class {label} has {len(members)} labelled images, {counts[label]} were asked for.")
         chosen.append(members[: counts[label]])
     return torch.from_numpy(np.sort(np.concatenate(chosen)))
-
-
-def stratified_folds(labels: torch.Tensor, folds: int, seed: int) -> torch.Tensor:
-    """Fold 0..folds-1 of every row, int64 [M]: each class spread over all folds as evenly as can be (spec E18)."""
-    random = numpy_generator(seed, "folds")
-    fold = np.empty(len(labels), np.int64)
-    begin = 0
-    for label in labels.unique().tolist():
-        members = random.permutation(np.flatnonzero(labels.numpy() == label))
-        # Beginning where the last class ended keeps the folds of one size.
-        fold[members] = (begin + np.arange(len(members))) % folds
-        begin = (begin + len(members)) % folds
-    return torch.from_numpy(fold)
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -167,3 +154,21 @@ def compared(trials: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, A
     pairs = list(zip(trials["trained"], trials["scratch"], strict=True))
     table["gain"] = {metric: spread([ours[metric] - other[metric] for ours, other in pairs]) for metric in pairs[0][0]}
     return table
+
+
+def summary(images: int, table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, float | int]:
+    """A table of `compared` in one row: `images` labelled, then means and half-widths of their 95 % intervals.
+
+    `top1`, `scratch` and `gain`, each with `..._ci95` (that of top1 is `ci95`) where there were two draws; the same of top-5
+    as `top5`, `scratch_top5` and `gain_top5` where it was measured.
+    """
+    row: dict[str, float | int] = {"images": images}
+    for metric in table["trained"]:
+        suffix = "" if metric == "top1" else f"_{metric}"
+        names = {"trained": metric, "scratch": f"scratch{suffix}", "gain": f"gain{suffix}"}
+        for who, name in names.items():
+            found = table[who][metric]
+            row[name] = found["mean"]
+            if "ci95" in found:
+                row["ci95" if name == "top1" else f"{name}_ci95"] = found["ci95"]
+    return row

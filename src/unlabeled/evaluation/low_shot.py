@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from unlabeled.errors import DataError
-from unlabeled.evaluation.few_labels import Contest, compared, draw
+from unlabeled.evaluation.few_labels import CONFIDENCE, Contest, compared, draw, summary
 from unlabeled.evaluation.fine_tuning import FineTuning, batches_of
 
 SHOTS = (1, 4, 10, 50)
@@ -52,12 +52,10 @@ class LowShotProtocol:
     """What is the same in every training."""
 
     def run(self) -> Iterator[tuple[str, Any]]:
-        """For every n `top1_n`, `scratch_n`, `gain_n` and `gain_n_ci95` (half-widths), then `shots`, the whole table."""
-        table: dict[str, Any] = {}
-        for shots in self.shots:
-            table[str(shots)] = row = self.table(shots)
-            yield from headline(row, str(shots))
-        yield "shots", table
+        """`shots`, a row of means and intervals for every n, and `spread`, the values of all draws behind it."""
+        tables = {str(shots): self.table(shots) for shots in self.shots}
+        yield "shots", {name: summary(table["images"], table) for name, table in tables.items()}
+        yield "spread", {"confidence": CONFIDENCE, **tables}
 
     def table(self, shots: int) -> dict[str, Any]:
         """Everything for one n: `images`, `lr` of each network, and the spread over draws of networks and gain."""
@@ -90,12 +88,3 @@ def largest_shots(labels: torch.Tensor, shots: Sequence[int]) -> tuple[list[int]
     sizes = torch.bincount(labels[labels >= 0])
     smallest = int(sizes[sizes > 0].min())
     return [n for n in shots if n <= smallest], smallest
-
-
-def headline(row: dict[str, Any], name: str, metric: str = "top1") -> Iterator[tuple[str, float]]:
-    """The numbers of one row of the table that a person looks at first."""
-    yield f"{metric}_{name}", row["trained"][metric]["mean"]
-    yield f"scratch_{name}", row["scratch"][metric]["mean"]
-    yield f"gain_{name}", row["gain"][metric]["mean"]
-    if "ci95" in row["gain"][metric]:
-        yield f"gain_{name}_ci95", row["gain"][metric]["ci95"]

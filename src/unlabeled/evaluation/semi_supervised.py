@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
-from unlabeled.evaluation.few_labels import Contest, compared, draw
+from unlabeled.evaluation.few_labels import CONFIDENCE, Contest, compared, draw, summary
 from unlabeled.evaluation.fine_tuning import FineTuning
-from unlabeled.evaluation.low_shot import headline
 
 FRACTIONS = (0.01, 0.02, 0.04, 0.1, 0.2)
 """Shares of the training images that are labelled."""
@@ -47,13 +46,11 @@ class SemiSupervisedProtocol:
     """How to train; its batch is the largest."""
 
     def run(self) -> Iterator[tuple[str, Any]]:
-        """For each share `top1_p`, `scratch_p`, `gain_p`, `gain_p_ci95`, p such as "1%"; then `fractions`, the table."""
-        table: dict[str, Any] = {}
-        for fraction in self.fractions:
-            name = f"{100 * fraction:g}%"
-            table[name] = row = self.table(fraction, name)
-            yield from headline(row, name)
-        yield "fractions", table
+        """`fractions`, a row of means and intervals for every share ("1%"), and `spread`, the values of all draws."""
+        names = {f"{100 * fraction:g}%": fraction for fraction in self.fractions}
+        tables = {name: self.table(fraction, name) for name, fraction in names.items()}
+        yield "fractions", {name: summary(table["images"], table) for name, table in tables.items()}
+        yield "spread", {"confidence": CONFIDENCE, **tables}
 
     def table(self, fraction: float, name: str) -> dict[str, Any]:
         """Everything for one share: `images`, `epochs`, `batch`, and the spread over draws of networks and gain."""

@@ -11,6 +11,7 @@ import torch
 from unlabeled import progress
 from unlabeled.device import resolve_precision
 from unlabeled.errors import ConfigError, DataError
+from unlabeled.evaluation.crops import CropCount, ten_crop_views
 from unlabeled.evaluation.few_labels import Contest, Images
 from unlabeled.evaluation.fine_tuning import FineTuning
 from unlabeled.evaluation.low_shot import DRAWS, GRID, SHOTS, STEPS, LowShotProtocol, largest_shots
@@ -40,16 +41,18 @@ def low_shot(
     shots: str | Sequence[int] | None = None,
     draws: int | None = None,
     frozen: bool = False,
+    crops: CropCount | None = None,
 ) -> dict[str, Any]:
     """Low-shot classification (thesis section 5.2): n labelled images a class, mean and 95 % interval over random draws.
 
-    `shots`: numbers of images a class, "1,4,10,50" unless given; `draws`: 10; `frozen`: train a linear head only.
-    Keys, for every n: `top1_n`, `scratch_n` (the untrained network, trained on the same), `gain_n`, `gain_n_ci95`; then
-    `chance`, `draws`, `test_images`, and the table `shots`.
+    `shots`: numbers of images a class, "1,4,10,50" unless given; `draws`: 10; `frozen`: train a linear head only; `crops`: "ten"
+    views of a test image, or "one", as a quick call. Keys: `shots`, for each n `images`, `top1`, `scratch` (the untrained
+    network, trained on the same images), `gain`, each with its `ci95`, and top-5 of more than five classes; `spread`,
+    every draw and the learning rates chosen; `chance`, `draws`, `train_images`, `test_images`.
     """
     wanted = _numbers("shots", shots, int, QUICK_SHOTS if asked.quick else SHOTS)
     count = _draws(draws, QUICK_DRAWS if asked.quick else DRAWS)
-    contest, how = _contest(run, asked, frozen)
+    contest, how = _contest(run, asked, crops, frozen)
     possible, smallest = largest_shots(contest.train.labels[contest.train.rows], wanted)
     if not possible:
         raise DataError(
@@ -66,19 +69,23 @@ def low_shot(
 
 
 def semi_supervised(
-    run: Run, asked: Request, *, fractions: str | Sequence[float] | None = None, draws: int | None = None
+    run: Run,
+    asked: Request,
+    *,
+    fractions: str | Sequence[float] | None = None,
+    draws: int | None = None,
+    crops: CropCount | None = None,
 ) -> dict[str, Any]:
     """Semi-supervised classification (Wu et al. 2018, section 4.3): a share of the training images has labels.
 
-    `fractions`: "0.01,0.02,0.04,0.1,0.2" unless given; `draws`: 3. Keys, for every share p such as "1%": `top1_p`,
-    `scratch_p`, `gain_p`, `gain_p_ci95`; then `chance`, `draws`, `test_images`, and the table `fractions`, with top-5
-    where there are more than five classes.
+    `fractions`: "0.01,0.02,0.04,0.1,0.2" unless given; `draws`: 3; `crops`: as of low-shot. Keys: `fractions`, for each share
+    ("1%") a row as of low-shot's `shots`; `spread`; `chance`, `draws`, `train_images`, `test_images`.
     """
     wanted = _numbers("fractions", fractions, float, QUICK_FRACTIONS if asked.quick else FRACTIONS)
     if wanted[-1] > 1:
         raise ConfigError(f"--fractions are shares between 0 and 1, got {wanted[-1]:g}; 0.01 is one per cent.")
     count = _draws(draws, QUICK_DRAWS)
-    contest, how = _contest(run, asked)
+    contest, how = _contest(run, asked, crops)
     protocol = SemiSupervisedProtocol(
         contest,
         wanted,
@@ -90,7 +97,7 @@ def semi_supervised(
     return {**dict(protocol.run()), **_facts(contest, count)}
 
 
-def _contest(run: Run, asked: Request, frozen: bool = False) -> tuple[Contest, FineTuning]:
+def _contest(run: Run, asked: Request, crops: CropCount | None, frozen: bool = False) -> tuple[Contest, FineTuning]:
     """The trained network and the one it began as, the images, and what is the same in all trainings."""
     images = labelled_split(run, asked)
     device = next(run.backbone.parameters()).device
@@ -103,10 +110,12 @@ def _contest(run: Run, asked: Request, frozen: bool = False) -> tuple[Contest, F
     if asked.quick and len(test) > QUICK_TEST:
         chosen = torch.randperm(len(test), generator=generator(run.config.seed, "quick test"))[:QUICK_TEST]
         test = test[chosen.sort().values]
+    scored = loader if first is last else make_loader(last, config, device)
+    ten = (crops or ("one" if asked.quick else "ten")) == "ten"
     contest = Contest(
         {"trained": run.backbone, "scratch": run.untrained_backbone()},
         Images(loader, images.labels[: len(first)], images.train),
-        Images(loader if first is last else make_loader(last, config, device), images.labels[begin:], test),
+        Images(scored, images.labels[begin:], test, ten_crop_views(scored) if ten else None),
         len(images.class_names),
         asked.partial,
         frozen,
@@ -116,10 +125,10 @@ def _contest(run: Run, asked: Request, frozen: bool = False) -> tuple[Contest, F
 
 
 def _facts(contest: Contest, draws: int) -> dict[str, Any]:
-    labels = contest.test.labels[contest.test.rows]
+    commonest = torch.bincount(contest.train.labels[contest.train.rows]).argmax()
     return {
-        # What the commonest class would score.
-        "chance": float(torch.bincount(labels).max() / len(labels)),
+        # What always answering the commonest class would score.
+        "chance": float((contest.test.labels[contest.test.rows] == commonest).double().mean()),
         "draws": draws,
         "train_images": len(contest.train.rows),
         "test_images": len(contest.test.rows),
