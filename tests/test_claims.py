@@ -12,7 +12,7 @@ import pytest
 from benchmarks.claims import __main__ as program
 from benchmarks.claims import contents, draws, measures, runner, sizes, table, table1
 from benchmarks.claims.claim import Above, Arm, Claim, Within
-from benchmarks.claims.data import HUES, SHAPES, cifar10, coloured_shapes, zipf
+from benchmarks.claims.data import HUES, SHAPES, cifar10, coloured_shapes, photographs, zipf
 from benchmarks.claims.imagesets import SELECTIONS, ImageSets
 from benchmarks.claims.measures import MEASURES
 from benchmarks.claims.verdict import judge, mean, spread, together
@@ -23,7 +23,7 @@ from unlabeled.errors import ConfigError, DataError, RunError
 from unlabeled.methods import build_method
 from unlabeled.recipes import RECIPES, configure
 
-TINY = replace(sizes.SIZES["quick"], images=160, queries=60, epochs=1, batch=32, clusters=8)
+TINY = replace(sizes.SIZES["quick"], source="cifar", images=160, queries=60, epochs=1, batch=32, clusters=8)
 ALL = [make(size) for size in sizes.SIZES.values() for make in (*contents.CLAIMS, table1.table1)]
 
 
@@ -102,7 +102,7 @@ def test_every_configuration_is_one_of_its_recipe(size: sizes.Size) -> None:
             asked.pop("device")
             config = configure(recipe, facts, asked)
             assert {name: getattr(config, name) for name in asked} == asked
-            assert arm.images in {"cifar", "shapes", *SELECTIONS}
+            assert arm.images in {"main", "shapes", *SELECTIONS}
             if size.name == "quick" and config.backbone == "alexnet_small":
                 build_method(config, 512, 3)  # sizes and settings go together
 
@@ -175,6 +175,12 @@ def test_zipf_by_hand() -> None:
         zipf(labels, 300)
 
 
+def test_photographs_are_balanced() -> None:
+    images = photographs("test", 40)
+    assert images.pixels.shape == (40, 32, 32, 3)
+    assert set(np.bincount(images.labels).tolist()) == {2, 3}
+
+
 def test_cifar_from_class_folders(pictures: Path) -> None:
     images = cifar10(pictures, "train", 61)
     assert images.pixels.shape == (61, 32, 32, 3)
@@ -195,9 +201,9 @@ def test_cifar_from_tiles(shared_data: Path) -> None:
 
 def test_sets_share_what_scores_them(pictures: Path, tmp_path: Path) -> None:
     sets = ImageSets(tmp_path, pictures, TINY)
-    level, skewed = sets["cifar-level"], sets["cifar-zipf"]
+    level, skewed = sets["level"], sets["skewed"]
     assert level.gallery == skewed.gallery and level.train != skewed.train
-    assert len(np.load(level.train)) == len(np.load(skewed.train)) == 45
+    assert len(np.load(level.train)) == len(np.load(skewed.train)) == 120  # 80 · (1 + 1/2)
     assert len(level.gallery_labels) == 160 and len(level.query_labels) == 60
     assert sets["shapes"].gallery_colours is not None and level.gallery_colours is None
 
@@ -247,7 +253,7 @@ def test_one_claim_from_end_to_end(
     monkeypatch.undo()
     monkeypatch.setitem(sizes.SIZES, "quick", TINY)
     monkeypatch.setattr(unlabeled, "train", forbidden)
-    (out / "quick" / "cifar-zipf" / "deepcluster" / "base" / "seed-1.json").unlink()
+    (out / "quick" / "skewed" / "deepcluster" / "base" / "seed-1.json").unlink()
     assert program.main(asked) == 0
     assert capsys.readouterr().out.split("### 13")[1] == printed.out.split("### 13")[1]
 

@@ -17,11 +17,11 @@ Values = Mapping[str, Mapping[str, Sequence[float]]]
 
 @dataclass(frozen=True)
 class Arm:
-    """One configuration: a base (`bases.py`) with single fields of `Config` changed, trained on one of the image sets."""
+    """One configuration: a base (`sizes.py`) with single fields of `Config` changed, trained on an image set (`imagesets.py`)."""
 
     base: str
     changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    images: str = "cifar"
+    images: str = "main"
 
     def slug(self) -> str:
         """Name of its folder: equal arms of different claims share it, and so share their runs."""

@@ -1,4 +1,4 @@
-"""The images of the claims: parts of CIFAR-10, a Zipf-skewed part of it, and shapes whose colour says nothing.
+"""The images of the claims: CIFAR-10, crops of photographs, Zipf-skewed parts of them, shapes whose colour says nothing.
 
 All are made from a seed alone, so every run of a claim, today or in a year, sees the same pixels.
 Shapes: N images of S x S pixels, RGB, uint8 [N, S, S, 3]; labels int64 [N].
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from unlabeled.data.labels import read_labels
+from unlabeled.data.photographs import demo_set
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 from unlabeled.errors import DataError
@@ -21,6 +22,8 @@ SIDE = 32
 """Pixels of a side, all sets alike."""
 TILES = 100
 """Images in a row and in a column of a tiled shard."""
+CLASSES = 18
+"""Photographs of the demonstration set."""
 SHAPES = ("disk", "square", "triangle", "plus", "ring", "bars", "hourglass", "half disk")
 """Classes of the colour-nuisance set."""
 HUES = 8
@@ -58,6 +61,26 @@ def cifar10(folder: Path, part: str, count: int) -> Images:
             f"{count:,} {part} images are wanted and {folder} has {len(images):,}; choose a smaller --size."
         )
     return images[balanced(images.labels, count)]
+
+
+def photographs(part: str, count: int) -> Images:
+    """`count` crops of the demonstration set (`unlabeled.data.photographs`); the class is the photograph.
+
+    Raises:
+        MissingExtraError: scikit-image, whose photographs these are, is not installed.
+    """
+    each = -(-count // CLASSES)
+    made = demo_set(SIDE, train_per_photo=each, test_per_photo=each)
+    pixels, labels = (made.train, made.train_labels) if part == "train" else (made.test, made.test_labels)
+    images = Images(pixels, labels.astype(np.int64))
+    return images[balanced(images.labels, count)]
+
+
+def most_skewed(labels: np.ndarray, exponent: float = 1.0) -> int:
+    """Images that a Zipf distribution over these classes can have before its most frequent class runs out."""
+    counts = np.bincount(labels)
+    share = (1 / np.arange(1, len(counts) + 1)) ** exponent
+    return int(counts.min() * share.sum())
 
 
 def zipf(labels: np.ndarray, count: int, *, exponent: float = 1.0, seed: int = 0) -> np.ndarray:

@@ -97,8 +97,8 @@ def agreement(size: Size) -> Claim:
 def skew(size: Size) -> Claim:
     """13: training images that are not balanced."""
     arms = {
-        "level": Arm("deepcluster", images="cifar-level"),
-        "skewed": Arm("deepcluster", images="cifar-zipf"),
+        "level": Arm("deepcluster", images="level"),
+        "skewed": Arm("deepcluster", images="skewed"),
     }
     return Claim(
         13,

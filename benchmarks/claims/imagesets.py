@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.claims.data import Images, balanced, cifar10, coloured_shapes, zipf
+from benchmarks.claims.data import Images, balanced, cifar10, coloured_shapes, most_skewed, photographs, zipf
 from benchmarks.claims.sizes import Size
 from unlabeled.randomness import numpy_generator
 from unlabeled.runfolder import replacing
 
-SKEWED_SHARE = 0.28
-"""Images of the skewed set and its level counterpart per training image: more, and CIFAR-10's largest class runs out."""
-FRACTIONS = {"cifar-1%": 0.01, "cifar-3%": 0.03, "cifar-10%": 0.1, "cifar-30%": 0.3}
+FRACTIONS = {"main-1%": 0.01, "main-10%": 0.1, "main-30%": 0.3}
+MOST_SHAPES = 8_192
+LEAST_IMAGES = 128
+"""A share of the images is never less."""
 
 
 @dataclass(frozen=True)
@@ -52,29 +53,25 @@ class ImageSets:
         return self._made[name]
 
     def _make(self, name: str) -> ImageSet:
-        scored = "shapes" if name == "shapes" else "cifar"
-        parts = {"gallery": self._images(scored, "train"), "queries": self._images(scored, "test")}
+        scored = "shapes" if name == "shapes" else self.size.source
+        parts = {part: self._images(scored, part) for part in ("train", "test")}
         files = {part: self._write(f"{scored}-{part}", images) for part, images in parts.items()}
-        train = files["gallery"] if name == scored else self._write(f"{name}-train", self._part(name))
-        colours = parts["gallery"].colours
+        train = files["train"]
+        if name in SELECTIONS:
+            train = self._write(name, parts["train"][SELECTIONS[name](parts["train"].labels)])
+        elif name not in ("main", "shapes"):
+            raise KeyError(name)
+        colours = parts["train"].colours
+        labels = (torch.from_numpy(parts[part].labels) for part in ("train", "test"))
         return ImageSet(
-            train,
-            files["gallery"],
-            files["queries"],
-            torch.from_numpy(parts["gallery"].labels),
-            torch.from_numpy(parts["queries"].labels),
-            None if colours is None else torch.from_numpy(colours),
+            train, files["train"], files["test"], *labels, None if colours is None else torch.from_numpy(colours)
         )
 
     def _images(self, name: str, part: str) -> Images:
         count = self.size.images if part == "train" else self.size.queries
         if name == "shapes":
-            return coloured_shapes(min(count, 8_192), seed=["train", "test"].index(part))
-        return cifar10(self.data, part, count)
-
-    def _part(self, name: str) -> Images:
-        images = self._images("cifar", "train")
-        return images[SELECTIONS[name](images.labels)]
+            return coloured_shapes(min(count, MOST_SHAPES), seed=["train", "test"].index(part))
+        return cifar10(self.data, part, count) if name == "cifar" else photographs(part, count)
 
     def _write(self, name: str, images: Images) -> Path:
         path = self.folder / f"{name}.npy"
@@ -86,19 +83,25 @@ class ImageSets:
 
 def _level(labels: np.ndarray) -> np.ndarray:
     """As many images as the skewed set, all classes alike."""
-    return balanced(labels, round(SKEWED_SHARE * len(labels)))
+    return balanced(labels, most_skewed(labels))
+
+
+def _skewed(labels: np.ndarray) -> np.ndarray:
+    """As many images as a Zipf distribution can have before its largest class runs out."""
+    return zipf(labels, most_skewed(labels))
 
 
 def _fraction(share: float) -> Callable[[np.ndarray], np.ndarray]:
     def select(labels: np.ndarray) -> np.ndarray:
-        count = max(round(share * len(labels)), 128)
+        count = min(max(round(share * len(labels)), LEAST_IMAGES), len(labels))
         return np.sort(numpy_generator(0, "fraction").permutation(len(labels))[:count])
 
     return select
 
 
 SELECTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "cifar-level": _level,
-    "cifar-zipf": lambda labels: zipf(labels, round(SKEWED_SHARE * len(labels))),
+    "level": _level,
+    "skewed": _skewed,
     **{name: _fraction(share) for name, share in FRACTIONS.items()},
 }
+"""Parts of the main set, by name."""

@@ -55,7 +55,7 @@ def embedding_and_data(size: Size) -> Claim:
     by_dims = {f"{d} dims": PLAIN if d == 128 else Arm("instance", {"embedding_dims": d}) for d in dims}
     # The same number of steps for each: with the same number of epochs, a tenth of the images would be a tenth of the training.
     by_data = {
-        f"{share} % of the images": Arm("instance", {"epochs": size.epochs * 100 // share}, f"cifar-{share}%")
+        f"{share} % of the images": Arm("instance", {"epochs": size.epochs * 100 // share}, f"main-{share}%")
         for share in (1, 10, 30)
     }
     return Claim(
