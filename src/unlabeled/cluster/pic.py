@@ -120,10 +120,14 @@ def _symmetric(
     from scipy.sparse import csr_array
 
     total, k = index.shape
-    starts = np.arange(0, total * k + 1, k)
-    directed = csr_array((weights.ravel(), index.ravel(), starts), shape=(total, total))
-    graph = (directed + directed.T.tocsr()).tocsr()
-    graph.sort_indices()
+    kind = np.int32 if total * k <= np.iinfo(np.int32).max // 2 else np.int64
+    starts = np.arange(0, total * k + 1, k, dtype=kind)
+    directed = csr_array((weights.ravel(), index.ravel().astype(kind), starts), shape=(total, total))
+    # Turning rows into columns sorts by counting; from sorted rows the sum is one merge, and comes out sorted.
+    incoming = directed.T.tocsr()
+    incoming.has_sorted_indices = True
+    incoming.sum_duplicates()
+    graph = incoming.T.tocsr() + incoming
     return graph.indptr, graph.indices, graph.data
 
 

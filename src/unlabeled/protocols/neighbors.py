@@ -1,4 +1,4 @@
-"""Protocols that need no training: the kNN vote, clusters against labels, edges inside classes."""
+"""Protocols that need no training: the kNN vote, clusters against labels, edges inside classes, cliques."""
 
 from __future__ import annotations
 
@@ -9,41 +9,107 @@ import torch
 
 from unlabeled import metrics
 from unlabeled.cluster import whitening
-from unlabeled.errors import ConfigError, DataError
+from unlabeled.cluster.cliques import Cliques
+from unlabeled.cluster.cliques import cliques as find_cliques
+from unlabeled.cluster.graph import knn_graph
+from unlabeled.errors import ConfigError, DataError, unknown_name
 from unlabeled.evaluation.edge_ratio import NEIGHBORS as EDGES
 from unlabeled.evaluation.edge_ratio import EdgeRatioProtocol
 from unlabeled.evaluation.knn import KnnProtocol
+from unlabeled.evaluation.stages import parse_stages
+from unlabeled.methods.base import Method
 from unlabeled.models import Backbone
 from unlabeled.protocols.labelled import labelled, labelled_split, raw_pixels
+from unlabeled.protocols.probes import stage_votes
 from unlabeled.protocols.request import Request
 
 if TYPE_CHECKING:
     from unlabeled.run import Run
 
 
-def knn(run: Run, asked: Request, *, neighbors: int = 20) -> dict[str, float]:
+SPACES = ("backbone", "output", "bank", "pca")
+"""What kNN can compare."""
+HEADED = ("output", "bank")
+"""Those that need the method's head."""
+OUTPUT_DIMS = 128
+"""Dims of the papers' output, and of `pca`."""
+CLIQUE_NEIGHBORS = 5
+"""Neighbours of each image in the graph whose cliques are counted, as in the graph of PIC."""
+CLIQUE_IMAGES = 20_000
+"""Images among which cliques are looked for: about a minute."""
+
+
+def knn(
+    run: Run, asked: Request, *, neighbors: int = 20, space: str = "backbone", stages: str | None = None
+) -> dict[str, Any]:
     """Weighted kNN (Wu et al. 2018, section 3.4) on the trained and untrained network and on raw pixels.
 
-    Keys: `knn`, `untrained`, `raw_pixels`, `chance`, `neighbors`, `train_images`, `test_images`.
+    `space`: what is compared. The papers' kNN tables are of `output`, the head's output of 128 dims (spec E04); of other
+    methods, `pca` takes the backbone's features to that many. `bank` lets the rows of the memory bank vote, as training
+    left them, on outputs made anew (N14, the released code's score while training); DATA must be the training images.
+
+    Keys: `knn`, `nearest` (a single neighbor), `untrained` (with `bank`: its output space), `raw_pixels`, `chance`,
+    `neighbors`, `space`, `train_images`, `test_images`; and, for `stages` such as "conv1,conv3" or "all", the scores of
+    each stage's pooled maps under `stages`.
     """
     check_neighbors(neighbors)
+    if stages is not None:
+        parse_stages(stages, run.backbone)
+    if space not in SPACES:
+        raise ConfigError(unknown_name("space", space, SPACES))
+    trained = Space(run, space, run.method) if space in HEADED else Space(run, space)
+    untrained = Space(run, "output" if space == "bank" else space, run.untrained_method() if space in HEADED else None)
     images = labelled_split(run, asked)
+    if space == "bank" and images.stores[0].names != run.names:
+        raise DataError(
+            f"the memory bank holds the {len(run.names):,} training images, and {asked.data} is another set: leave DATA out, or "
+            "take `--space output`."
+        )
 
     def score(features: torch.Tensor) -> dict[str, float]:
         rows, labels = (features[images.train], features[images.test]), images.labels
         return dict(KnnProtocol(rows[0], labels[images.train], rows[1], labels[images.test], k=voters).run())
 
     voters = min(neighbors, len(images.train))
-    trained = score(images.features(run, run.backbone, "trained"))
-    return {
-        "knn": trained["knn_top1"],
-        "untrained": score(images.features(run, run.untrained_backbone(), "untrained"))["knn_top1"],
+    first = score(trained.rows(images.features(run, run.backbone, "trained"), images.train))
+    second = score(untrained.rows(images.features(run, run.untrained_backbone(), "untrained"), images.train))
+    scores: dict[str, Any] = {
+        "knn": first["knn_top1"],
+        "nearest": first["nearest_top1"],
+        "untrained": second["knn_top1"],
         "raw_pixels": score(torch.cat([raw_pixels(run, store) for store in images.stores]))["knn_top1"],
-        "chance": trained["knn_chance"],
+        "chance": first["knn_chance"],
         "neighbors": voters,
+        "space": space,
         "train_images": len(images.train),
         "test_images": len(images.test),
     }
+    return scores | {"stages": stage_votes(run, images, stages, voters)} if stages is not None else scores
+
+
+class Space:
+    """From a backbone's features to the rows that are compared."""
+
+    def __init__(self, run: Run, name: str, method: Method | None = None) -> None:
+        """Raises ConfigError where `method`, asked for its own space, has none of this name."""
+        self.run, self.name, self.method = run, name, method
+        if method and name not in (found := method.spaces(torch.zeros(2, method.backbone.feature_dim))):
+            raise ConfigError(
+                f"{run.config.method} has no space '{name}', it has {', '.join(['backbone', 'pca', *found])}: the outputs of its "
+                "head stand for classes."
+            )
+
+    def rows(self, features: torch.Tensor, train: torch.Tensor) -> torch.Tensor:
+        """Features [N, D] of the backbone as rows [N, d], those of `train` (int64) being the ones that vote."""
+        if self.name == "pca":
+            fitted = whitening.fit(features[train], OUTPUT_DIMS, whiten=False, seed=self.run.config.seed)
+            return fitted.apply(features)
+        if self.method is None:
+            return features
+        rows = self.method.outputs(features)
+        if self.name == "bank":
+            rows[train] = self.method.spaces(features[:2])["bank"][train]
+        return rows
 
 
 def nmi(run: Run, asked: Request) -> dict[str, float]:
@@ -67,14 +133,10 @@ def edge_ratio(run: Run, asked: Request, *, neighbors: int = EDGES) -> dict[str,
     if asked.test is not None:
         raise DataError("edge-ratio looks at the neighbours inside one set: give DATA and no --test.")
     store, ids, names = labelled(run, asked.data, asked.labels)
-    target, config = torch.from_numpy(ids), run.config
+    target = torch.from_numpy(ids)
 
     def protocol(backbone: Backbone, title: str) -> EdgeRatioProtocol:
-        features = run.features_of(store, backbone, title)
-        if config.feature == "after_relu":
-            features = features.clamp(min=0)
-        fitted = whitening.fit(features, config.pca_dims, whiten=config.whiten, seed=config.seed)
-        return EdgeRatioProtocol(fitted.apply(features, normalize_rows=config.normalize_rows), target, neighbors)
+        return EdgeRatioProtocol(described(run, run.features_of(store, backbone, title)), target, neighbors)
 
     trained = protocol(run.backbone, "trained")
     ratios = trained.per_class()
@@ -84,6 +146,44 @@ def edge_ratio(run: Run, asked: Request, *, neighbors: int = EDGES) -> dict[str,
         "neighbors": min(trained.neighbors, len(store) - 1),
         "per_class": {name: float(ratio) for name, ratio in zip(names, ratios, strict=False) if not np.isnan(ratio)},
     }
+
+
+def cliques(run: Run, asked: Request, *, neighbors: int = CLIQUE_NEIGHBORS) -> dict[str, Any]:
+    """Share of images in a maximal clique of the neighbour graph of at least so many (thesis section 4.1; spec A27).
+
+    Labels are not needed. Keys: `in_clique_of_3` to `in_clique_of_6`, trained; `untrained_in_clique_of_3`; `largest`, images
+    of the largest clique; `neighbors`; and `coverage`, the shares by size up to the largest. Features are prepared as for
+    clustering; at most `CLIQUE_IMAGES` images are taken, evenly from all.
+    """
+    check_neighbors(neighbors)
+    if asked.test is not None:
+        raise DataError("cliques looks at the neighbours inside one set: give DATA and no --test.")
+    store = run.record.open(asked.data)
+    taken = torch.linspace(0, len(store) - 1, min(len(store), CLIQUE_IMAGES)).long()
+
+    def find(backbone: Backbone, title: str) -> Cliques:
+        rows = described(run, run.features_of(store, backbone, title)[taken])
+        graph, _ = knn_graph(rows, min(neighbors, len(rows) - 1))
+        return find_cliques(graph)
+
+    trained, untrained = find(run.backbone, "trained"), find(run.untrained_backbone(), "untrained")
+    largest = int(trained.largest_of.max())
+    return {
+        **{f"in_clique_of_{size}": trained.coverage(size) for size in range(3, 7)},
+        "untrained_in_clique_of_3": untrained.coverage(3),
+        "largest": largest,
+        "neighbors": min(neighbors, len(taken) - 1),
+        "coverage": {str(size): trained.coverage(size) for size in range(2, largest + 1)},
+    }
+
+
+def described(run: Run, features: torch.Tensor) -> torch.Tensor:
+    """Features [N, D] prepared for clustering as the run's are, by a whitening of their own."""
+    config = run.config
+    if config.feature == "after_relu":
+        features = features.clamp(min=0)
+    fitted = whitening.fit(features, config.pca_dims, whiten=config.whiten, seed=config.seed)
+    return fitted.apply(features, normalize_rows=config.normalize_rows)
 
 
 def check_neighbors(neighbors: int) -> None:

@@ -1,0 +1,83 @@
+"""kNN in the spaces of a method, and cliques: what is compared is what the docstrings say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import unlabeled
+from pictures import SETTINGS, Trained, write_pictures
+from unlabeled.cluster.cliques import cliques
+from unlabeled.cluster.graph import knn_graph
+from unlabeled.errors import ConfigError, DataError
+from unlabeled.evaluation.knn import knn_accuracy, split
+from unlabeled.protocols.neighbors import described
+from unlabeled.run import Run
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An instance run on 60 pictures in class folders."""
+    folder = tmp_path_factory.mktemp("instance")
+    photos = write_pictures(folder / "photos", 60)
+    settings: dict[str, Any] = SETTINGS | {"method": "instance", "embedding_dims": 16, "lr": 0.01, "epochs": 1}
+    return unlabeled.train(photos, folder / "run", cache=folder / "cache", **settings)
+
+
+def labels_of(run: Run) -> torch.Tensor:
+    return torch.tensor([int(Path(name).parts[0].removeprefix("kind")) for name in run.names])
+
+
+def test_output_and_bank_are_the_heads(instance: Run) -> None:
+    labels = labels_of(instance)
+    train, test = map(torch.from_numpy, split(labels.numpy(), seed=instance.config.seed))
+    outputs = instance.method.outputs(instance.features_of(instance.record.open(instance.record.data)))
+    assert outputs.shape == (60, 16)
+
+    def vote(rows: torch.Tensor) -> float:
+        return knn_accuracy(rows[train], labels[train], outputs[test], labels[test], k=20)
+
+    assert instance.evaluate("knn", space="output")["knn"] == pytest.approx(vote(outputs))
+    bank = instance.method.memory.bank
+    assert not torch.equal(bank, outputs)
+    scores = instance.evaluate("knn", space="bank")
+    assert scores["knn"] == pytest.approx(vote(bank))
+    assert scores["space"] == "bank"
+    assert scores["untrained"] == instance.evaluate("knn", space="output")["untrained"]
+
+
+def test_the_untrained_output_is_that_of_the_head_before_its_first_step(instance: Run) -> None:
+    assert not torch.equal(instance.method.head.linear.weight, instance.untrained_method().head.linear.weight)
+    assert torch.equal(instance.untrained_method().head.linear.weight, instance.untrained_method().head.linear.weight)
+
+
+def test_pca_is_for_every_method(trained: Trained) -> None:
+    scores = Run(trained.run).evaluate("knn", space="pca")
+    assert 0 <= scores["knn"] <= 1
+    assert scores["space"] == "pca"
+
+
+def test_what_cannot_be_compared_is_said(instance: Run, trained: Trained) -> None:
+    with pytest.raises(ConfigError, match="deepcluster has no space 'output', it has backbone, pca"):
+        Run(trained.run).evaluate("knn", space="output")
+    with pytest.raises(ConfigError, match="did you mean 'output'"):
+        instance.evaluate("knn", space="outputs")
+    with pytest.raises(DataError, match="memory bank holds the 60 training images"):
+        instance.evaluate("knn", trained.photos, space="bank")
+
+
+def test_cliques_are_those_of_the_graph(trained: Trained) -> None:
+    run = Run(trained.run)
+    scores = run.evaluate("cliques", neighbors=6)
+    rows = described(run, run.features_of(run.record.open(run.record.data)))
+    found = cliques(knn_graph(rows, 6)[0])
+    assert scores["in_clique_of_4"] == pytest.approx(found.coverage(4))
+    assert scores["coverage"]["2"] == 1
+    values = list(scores["coverage"].values())
+    assert values == sorted(values, reverse=True)
+    assert scores["largest"] == int(found.sizes.max())
+    with pytest.raises(DataError, match="no --test"):
+        run.evaluate("cliques", test=trained.photos)
