@@ -276,7 +276,7 @@ def test_every_measure_gives_fractions(pictures: Path, tmp_path: Path, tiny: Non
     scores = bench.score(few, 0, ("knn", "output", "stages", "predictions", "agreement"))
     assert scores is not None
     assert {"conv1", "conv5", "nmi_last", "stability_last", "prediction_entropy", "top_answer"} <= scores.keys()
-    shapes = bench.score(replace(few, images="shapes"), 0, ("colour",))
+    shapes = bench.score(replace(few, images="shapes"), 0, ("agreement_with_colour",))
     assert shapes is not None
     assert all(-1e-9 <= value <= 1 + 1e-9 for value in (*scores.values(), *shapes.values()))
 

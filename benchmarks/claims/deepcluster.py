@@ -13,6 +13,13 @@ NO_JITTER = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, 
 """The paper's views are only cropped and mirrored; colour jitter would hide what Sobel does."""
 
 
+LAYERS = {
+    "alexnet_small": ("conv1", "conv2", "conv3", "conv4", "conv5"),
+    "resnet18_small": ("conv1", "layer1", "layer2", "layer3", "layer4"),
+}
+"""Levels of the backbones of the sizes."""
+
+
 def over_segmentation(size: Size) -> Claim:
     """5: more clusters than classes."""
     counts = (10, 30, 100, 300, 1000) if size.name == "full" else (10, 30, 100, 300)
@@ -32,30 +39,39 @@ def over_segmentation(size: Size) -> Claim:
 
 def sobel(size: Size) -> Claim:
     """7: without colour, clusters follow shapes."""
+    clusters = min(64, size.clusters)
+    sets = {"coloured shapes": "shapes", "photographs" if size.source == "photographs" else "CIFAR-10": "main"}
     arms = {
-        stem: Arm("deepcluster", {"stem": stem, "num_clusters": min(64, size.clusters), **NO_JITTER}, "shapes")
+        f"{stem}, {images}": Arm("deepcluster", {"stem": stem, "num_clusters": clusters, **NO_JITTER}, name)
+        for images, name in sets.items()
         for stem in ("rgb", "sobel")
     }
-    beyond = tuple(Above("sobel", "rgb", stage) for stage in ("conv2", "conv3", "conv4", "conv5"))
+    natural = next(images for images, name in sets.items() if name == "main")
+    beyond = LAYERS[size.backbone][1:]
     return Claim(
         7,
         "sobel",
-        "on a colour image the clusters follow colour; a Sobel filter makes them follow shape: better beyond the first layer, "
-        "worse at it, which loses the colour",
+        "the clusters of a colour image follow its colour; a Sobel filter makes them follow shape: better beyond the first "
+        "layer where colour says nothing, worse at the first layer where it does",
         "Caron et al. 2018, sections 3.4 and 4.2, figure 3; thesis table 5.3 (conv1 18.0 RGB, 13.4 Sobel; conv5 30.6, 36.0)",
         arms,
-        ("stages", "colour", "knn"),
-        ("conv1", "conv2", "conv3", "conv4", "conv5", "nmi_colour", "nmi_shape"),
-        (*beyond, Above("rgb", "sobel", "conv1"), Above("rgb", "sobel", "nmi_colour")),
-        "Shapes in eight colours that say nothing about the class; kNN on every layer. On these images colour is of no use at "
-        "conv1 either, so that part of the paper's finding, which is about photographs, is not to be expected here.",
+        ("stages", "agreement_with_colour", "knn"),
+        (*LAYERS[size.backbone], "nmi_colour", "nmi_shape", "knn", "untrained"),
+        (
+            *(Above("sobel, coloured shapes", "rgb, coloured shapes", stage) for stage in beyond),
+            Above("rgb, coloured shapes", "sobel, coloured shapes", "nmi_colour"),
+            Above("sobel, coloured shapes", "rgb, coloured shapes", "nmi_shape"),
+            Above(f"rgb, {natural}", f"sobel, {natural}", "conv1"),
+        ),
+        "kNN on every layer. The shapes come in eight colours that say nothing about their class. Views are cropped and "
+        "mirrored only, as the paper's: colour jitter would hide what Sobel does.",
     )
 
 
 def uniform_sampling(size: Size) -> Claim:
     """8: lopsided clusters and a network that answers always the same."""
-    pic = {"clustering": "pic", "bandwidth": 0.5, "reassign_every": size.reassign_every}
-    arms = {sampling: Arm("deepcluster", {**pic, "sampling": sampling}) for sampling in ("uniform", "natural")}
+    lopsided = {"num_clusters": 3 * size.clusters, "normalize_rows": False}
+    arms = {sampling: Arm("deepcluster", {**lopsided, "sampling": sampling}) for sampling in ("uniform", "natural")}
     return Claim(
         8,
         "uniform-sampling",
@@ -70,7 +86,8 @@ def uniform_sampling(size: Size) -> Claim:
             Above("uniform", "natural", "knn"),
             Above("released indexing", "uniform draw", "largest_drawn", by=0.1),
         ),
-        "Clusters by power iteration, whose sizes differ most. The other three rows need no training: share of the largest "
+        "Features are not brought to length one before k-means here, so that outliers get clusters of their own and the rest few "
+        "large ones. The other three rows need no training: share of the largest "
         "of 100 Zipf-sized clusters among 20,000 images and among the images drawn for an epoch; the released code draws "
         "positions in the data set and looks them up in one that was sorted by cluster, so it balances nothing (trap 13b).",
         computed={name: partial(share_of_largest, how=draw) for name, draw in DRAWS.items()},

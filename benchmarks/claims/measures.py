@@ -173,13 +173,14 @@ def agreement(trained: Trained) -> dict[str, float]:
     }
 
 
-def colour(trained: Trained) -> dict[str, float]:
-    """`nmi_colour` and `nmi_shape`: what the clusters of the coloured shapes follow."""
-    config = trained.run.config
+def agreement_with_colour(trained: Trained) -> dict[str, float]:
+    """`nmi_colour` and `nmi_shape`: what the clusters of the coloured shapes follow; nothing for other images."""
+    colours, config = trained.images.gallery_colours, trained.run.config
+    if colours is None:
+        return {}
     found = Clusterer(config).cluster(trained.features[0].clone(), seed_from(config.seed, "claims", "clustering"))
-    assert trained.images.gallery_colours is not None, "only the coloured shapes know their colours"
     return {
-        "nmi_colour": metrics.nmi(found.labels, trained.images.gallery_colours),
+        "nmi_colour": metrics.nmi(found.labels, colours),
         "nmi_shape": metrics.nmi(found.labels, trained.images.gallery_labels),
     }
 
@@ -220,5 +221,5 @@ def _of_each_class(labels: torch.Tensor, count: int, seed: int) -> torch.Tensor:
 
 MEASURES: Mapping[str, Callable[[Trained], dict[str, float]]] = {
     measure.__name__: measure
-    for measure in (knn, output, published, stages, predictions, agreement, colour, few_labels)
+    for measure in (knn, output, published, stages, predictions, agreement, agreement_with_colour, few_labels)
 }
