@@ -87,7 +87,7 @@ class Pixels:
             pixels = to_channels(decode(read_file(str(image.path)), image.path.name), self.channels)
         except Undecodable as error:
             raise DataError(f"{image.path} cannot be used: {error.reason}.") from None
-        return torch.from_numpy(scale_to_uint8(pixels, self.value_range)).permute(2, 0, 1)[None]
+        return torch.tensor(scale_to_uint8(pixels, self.value_range)).permute(2, 0, 1)[None]
 
 
 class FrozenFcn(Fcn):

@@ -44,8 +44,8 @@ QUICK_CLASSIFICATION = (100, 300, 100)
 """Steps, training and test pictures of a quick classification."""
 QUICK_SEGMENTATION = (40, 60, 30)
 """Likewise of a quick segmentation."""
-QUICK_BATCH = 4
-"""Pictures of a step of a quick segmentation."""
+QUICK_BATCH, QUICK_LR = 4, 0.01
+"""Pictures of a step of a quick segmentation and its learning rate: the published one is for 100,000 steps."""
 
 
 def voc_classification(
@@ -133,7 +133,7 @@ def voc_segmentation(
     how = SegmentationTraining(
         "all" if train == "all" else "fc",
         _steps(steps, quick[0] or SegmentationTraining.steps),
-        _rate(lr) or SegmentationTraining.lr,
+        _rate(lr) or (QUICK_LR if asked.quick else SegmentationTraining.lr),
         batch_size or (QUICK_BATCH if asked.quick else SegmentationTraining.batch_size),
         run.config.seed,
         resolve_precision(run.config.precision, device),
