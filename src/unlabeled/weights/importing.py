@@ -1,6 +1,6 @@
 """Published weights become a run folder that every verb can use.
 
-The folder has the configuration, the checkpoint and `imported.json`, which says where they came from. There is no journal:
+The folder has the configuration, the checkpoint and `imported.json`, which says where they came from. The journal is empty:
 nothing was trained here.
 """
 
@@ -89,13 +89,14 @@ def record_without_images(made: Imported, cache: Path | None) -> DataRecord:
 
 
 def write(run: RunFolder, made: Imported) -> None:
-    """Configuration, origin and checkpoint.
+    """Configuration, origin, an empty journal and the checkpoint.
 
     Raises:
         RunError: the folder cannot be written.
     """
     checkpoint.save(run.checkpoints, 0, 0, made.tensors, keep=made.config.keep_checkpoints)
     run.write_json(run.imported, made.about)
+    run.write_text(run.journal, "")
     # The configuration last: it is what makes the folder a run.
     run.write_text(run.config, made.config.model_dump_json(indent=2) + "\n")
 

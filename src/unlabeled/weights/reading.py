@@ -1,9 +1,9 @@
 """A file of weights, opened without running anything that stands in it.
 
 A `.pth` file is a program for Python's unpickler, so it goes through torch's own restricted one (`weights_only`), which
-knows tensors and plain containers. The memory bank of instance discrimination was published as an object of its authors'
-classes: these few names are read as an empty `Standin` that keeps the object's attributes and none of its code. Whatever
-asks for anything else is refused by name.
+knows tensors and plain containers, or if it is older than that through `legacy`, which knows as little. The memory bank of
+instance discrimination was published as an object of its authors' classes: these few names are read as an empty `Standin`
+that keeps the object's attributes and none of its code. Whatever asks for anything else is refused by name.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from torch.serialization import safe_globals
 
 from unlabeled.data.decode import kind_of
 from unlabeled.errors import DataError
+from unlabeled.weights import legacy
 
 STATE_KEYS: Final = ("state_dict", "model", "net", "model_state_dict")
 """Where training programs put the state dict inside a checkpoint."""
-
-_LEGACY: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files of torch before 1.6 begin: a pickled number of ten bytes."""
 
 _STANDINS: Final = (
     "lib.NCEAverage.NCEAverage",
@@ -91,7 +89,7 @@ def read(path: Path) -> Contents:
     if head.startswith(b"PK\x03\x04"):
         _check_zip(path)
         return _contents(_load(path, mapped=True), path)
-    if head.startswith(_LEGACY):
+    if head.startswith(legacy.HEAD):
         return _contents(_load(path, mapped=False), path)
     raise DataError(_no_weights(path, head))
 
@@ -173,10 +171,14 @@ def _check_zip(path: Path) -> None:
 def _load(path: Path, *, mapped: bool) -> Any:
     standins: list[Any] = [(Standin, name) for name in _STANDINS]
     try:
+        if not mapped:
+            # A class of its own for each file: what a file does to it concerns no other.
+            inert = type("Standin", (Standin,), {})
+            return legacy.load(path, dict.fromkeys(_STANDINS, inert))
         # Mapped: a storage that claims to be larger than its entry ends at the end of the file.
         with warnings.catch_warnings(), safe_globals(standins):
             warnings.simplefilter("ignore")
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise DataError(_unsafe(path, str(error))) from None
     except _DAMAGE as error:
