@@ -14,14 +14,13 @@ import numpy as np
 import torch
 
 from benchmarks.claims.data import Images, balanced, cifar10, coloured_shapes, most_skewed, photographs, zipf
-from benchmarks.claims.sizes import Size
+from benchmarks.claims.sizes import Size, share_of
 from unlabeled.randomness import numpy_generator
 from unlabeled.runfolder import replacing
 
 FRACTIONS = {"main-1%": 0.01, "main-10%": 0.1, "main-30%": 0.3}
 MOST_SHAPES = 8_192
-LEAST_IMAGES = 128
-"""A share of the images is never less."""
+"""More of them teach nothing new."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _skewed(labels: np.ndarray) -> np.ndarray:
 
 def _fraction(share: float) -> Callable[[np.ndarray], np.ndarray]:
     def select(labels: np.ndarray) -> np.ndarray:
-        count = min(max(round(share * len(labels)), LEAST_IMAGES), len(labels))
+        count = share_of(len(labels), share)
         return np.sort(numpy_generator(0, "fraction").permutation(len(labels))[:count])
 
     return select

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.claims.claim import Above, Arm, Claim, Within
-from benchmarks.claims.sizes import Size
+from benchmarks.claims.sizes import Size, share_of
 
 PLAIN = Arm("instance")
 """The exact softmax over the whole bank, 128 dims: the run that most of these claims share."""
@@ -55,8 +55,8 @@ def embedding_and_data(size: Size) -> Claim:
     by_dims = {f"{d} dims": PLAIN if d == 128 else Arm("instance", {"embedding_dims": d}) for d in dims}
     # The same number of steps for each: with the same number of epochs, a tenth of the images would be a tenth of the training.
     by_data = {
-        f"{share} % of the images": Arm("instance", {"epochs": size.epochs * 100 // share}, f"main-{share}%")
-        for share in (1, 10, 30)
+        f"{share} % of the images": Arm("instance", {"epochs": size.epochs * size.images // count}, f"main-{share}%")
+        for share, count in ((share, share_of(size.images, share / 100)) for share in (1, 10, 30))
     }
     return Claim(
         14,

@@ -49,6 +49,15 @@ SIZES: dict[SizeName, Size] = {
 }
 
 
+LEAST_IMAGES = 128
+"""A share of the images is never less: a batch."""
+
+
+def share_of(images: int, share: float) -> int:
+    """Images in this share of a set."""
+    return min(max(round(share * images), LEAST_IMAGES), images)
+
+
 def settings(base: str, size: Size) -> dict[str, Any]:
     """Recipe and fields of a base; `KeyError` where there is none of that name.
 
