@@ -71,6 +71,10 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, method={self.config.method!r}, backbone={self.config.backbone!r})"
 
+    def another(self, path: str | Path) -> Run:
+        """Another run, opened on the same device. Raises RunError where `path` is no run."""
+        return Run(path, self._device)
+
     @cached_property
     def record(self) -> DataRecord:
         """Which images the run was trained on."""
@@ -201,7 +205,12 @@ class Run:
         return result
 
     def cluster(
-        self, data: str | Path | None = None, out: str | Path | None = None, to_folders: str | Path | None = None
+        self,
+        data: str | Path | None = None,
+        out: str | Path | None = None,
+        to_folders: str | Path | None = None,
+        *,
+        num_clusters: int | None = None,
     ) -> list[Clustered]:
         """Which image is in which cluster: the training images, or new ones.
 
@@ -209,8 +218,10 @@ class Run:
             data: new images; the training images where not given.
             out: CSV to write: path, cluster, distance, unlike.
             to_folders: folder in which to make one subfolder a cluster, holding links to (or copies of) the images.
+            num_clusters: merge the most alike clusters until so many are left; as many as were made where not given.
 
         Raises:
+            ConfigError: there are fewer clusters than `num_clusters`.
             DataError: no readable image, or `to_folders` is not empty.
             RunError: `out` or `to_folders` cannot be written.
         """
@@ -218,8 +229,8 @@ class Run:
             require_writable(Path(out))
         if to_folders:
             require_empty(Path(to_folders))
+        catalogue = self.catalogue if num_clusters is None else self.catalogue.merged(num_clusters)
         if data is None:
-            catalogue = self.catalogue
             rows = clustered(self.names, catalogue.clusters, catalogue.distances, catalogue.unlike)
             locations: list[Path | None] = []
             if to_folders:
@@ -227,7 +238,7 @@ class Run:
         else:
             source = open_source(data)
             store = self.record.open(source)
-            found = self.catalogue.assign(self.features_of(store))
+            found = catalogue.assign(self.features_of(store))
             rows = clustered(store.names, found.cluster, found.distance, found.unlike)
             locations = [source.location(int(i)) for i in store.index_in_source] if to_folders else []
         if out and is_main():
@@ -275,7 +286,8 @@ class Run:
             test: labelled images to score on; without it, a fifth of `data` is held out.
             json: file to write the numbers to.
             quick: take a minute or two: less data, fewer epochs.
-            options: the protocol's own, for example `neighbors` of knn.
+            options: the protocol's own, for example `neighbors` of knn; and `compare`, a list of other runs that are
+                asked the same.
 
         Raises:
             ConfigError: unknown protocol or option.

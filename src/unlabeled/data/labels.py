@@ -57,16 +57,18 @@ class Labels:
 def read_labels(source: Source, spec: str) -> Labels:
     """Labels of every image of `source`.
 
-    spec: `folder` (the first level of folders that differs: class folders); a CSV, TSV or Parquet file with a column of
+    spec: `folder` (the first level of folders that differs: class folders; the labels inside CIFAR's binary version and
+    beside MNIST's IDX files); a CSV, TSV or Parquet file with a column of
     paths and one of labels (`file.csv:column` names it); a column of the table the images came from; or a `.npy` or
     `.npz` array with one label for each row of the source.
     Raises DataError.
     """
-    if spec == "folder":
-        return _from_folders(source)
-    column = source.column(spec)
+    # First what the source itself knows: files that hold their labels answer to `folder` too.
+    column = source.column(spec) if spec != "folder" or source.kind == "array" else None
     if column is not None:
         return _labels(column)
+    if spec == "folder":
+        return _from_folders(source)
     path, key = split_key(spec)
     if not path.is_file():
         raise DataError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from unlabeled.data.decode import IMAGE_KINDS, kind_of
+from unlabeled.data.records import is_cifar, is_idx, open_cifar, open_idx
 from unlabeled.data.source import (
     BYTES_LIMIT,
     IMAGE_ENDINGS,
@@ -32,11 +33,14 @@ def open_source(data: str | Path) -> Source:
     """The images of `data`; nothing is decoded yet.
 
     data: a folder (flat or nested), a zip or tar archive, a text file of paths, a CSV, TSV or Parquet table with a
-    column of paths, a `.npy` array, a `.npz` file (`file.npz:key` if it holds several arrays), or one image file.
+    column of paths, a `.npy` array, a `.npz` file (`file.npz:key` if it holds several arrays), CIFAR's binary version (its
+    folder, or one .bin file), an IDX file of images as MNIST's, or one image file.
     Raises DataError if there is nothing there, or no image in it.
     """
     path, key = split_key(data)
     if path.is_dir():
+        if is_cifar(path):
+            return open_cifar(path)
         from unlabeled.data.folders import open_folder
 
         return open_folder(path)
@@ -46,6 +50,10 @@ def open_source(data: str | Path) -> Source:
 
 def _open_file(path: Path, key: str) -> Source:
     end = ending(path.name)
+    if end == "bin" and is_cifar(path):
+        return open_cifar(path)
+    if end not in IMAGE_ENDINGS and is_idx(path):
+        return open_idx(path)
     if end in {"npy", "npz"}:
         from unlabeled.data.arrays import open_array
 

@@ -48,9 +48,11 @@ def random_crops(views: Views, sizes: torch.Tensor, generator: torch.Generator) 
 
 def ten_crops(views: Views, sizes: torch.Tensor) -> Parameters:
     """Ten crops of each image of `sizes` [B, 2], image by image: upper left, upper right, lower left, lower right, centre,
-    then these mirrored; 10 · B rows.
+    then the same of the mirrored image, as torchvision's TenCrop; 10 · B rows.
     """
-    corners = torch.tensor([(0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)], dtype=torch.float64).repeat(2, 1)
+    plain = torch.tensor([(0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)], dtype=torch.float64)
+    # The left of the mirrored image is the right of the image.
+    corners = torch.cat([plain, torch.stack([plain[:, 0], 1 - plain[:, 1]], 1)])
     mirrored = torch.arange(CROPS) >= CROPS // 2
     count = len(sizes)
     return _crops(views, sizes.repeat_interleave(CROPS, 0), corners.repeat(count, 1), mirrored.repeat(count))

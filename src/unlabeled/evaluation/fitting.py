@@ -230,7 +230,10 @@ def _restore(module: nn.Module, moving: Mover, kept: Partial, name: str) -> int:
     found = kept.load(name)
     if found is None:
         return 0
-    module.load_state_dict(_part(found, "module."))
+    weights, own = _part(found, "module."), module.state_dict()
+    if {key: value.shape for key, value in weights.items()} != {key: value.shape for key, value in own.items()}:
+        return 0  # what another version of this program kept is as good as nothing
+    module.load_state_dict(weights)
     moving.restore(_part(found, "momentum."))
     return int(found["epoch"])
 

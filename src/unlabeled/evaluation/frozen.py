@@ -25,6 +25,8 @@ BATCH = 256
 """Images of a training step, as published, and views of a forward pass."""
 AT_ONCE = 1024
 """Validation rows classified at once."""
+LEAST_BATCH = 8
+"""But no smaller than this where there are so many: batch normalisation needs company."""
 LEAST_STEPS = 10
 """An epoch has at least so many steps: small sets are cut into smaller batches, or nothing would be learned in time."""
 
@@ -86,7 +88,8 @@ class FrozenRows:
     @property
     def batch_size(self) -> int:
         """Images of a step on all ranks together, a multiple of their number."""
-        wanted = min(BATCH, max(len(self.rows.train) // LEAST_STEPS, 1))
+        count = len(self.rows.train)
+        wanted = min(BATCH, max(count // LEAST_STEPS, min(count, LEAST_BATCH)))
         return max(wanted // world_size(), 1) * world_size()
 
     @property

@@ -36,6 +36,7 @@ from unlabeled.metrics import topk_accuracy
 from unlabeled.models import Backbone
 from unlabeled.models.alexnet import AlexNet
 from unlabeled.models.backbone import initialise
+from unlabeled.models.norm import BatchNorm1d
 from unlabeled.models.vgg import Vgg16
 from unlabeled.optim import inverse_decay
 from unlabeled.randomness import generator
@@ -87,8 +88,8 @@ def perceptron(form: Form, inputs: int, classes: int, width: int, seed: int) -> 
     """The classifier of one form, [B, inputs] to logits [B, classes]; equal seeds give equal weights on every rank."""
     if form == "nat":
         module = nn.Sequential(
-            *(nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.5)),
-            *(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, classes)),
+            *(nn.Linear(inputs, width), BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.5)),
+            *(nn.Linear(width, width), BatchNorm1d(width), nn.ReLU(), nn.Linear(width, classes)),
         )
         initialise(module, "torch", generator(seed, "perceptron"))
         return module

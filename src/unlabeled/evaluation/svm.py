@@ -26,9 +26,9 @@ from unlabeled.evaluation.selection import Fold
 from unlabeled.metrics import topk_accuracy
 from unlabeled.randomness import seed_from
 
-PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
+PENALTIES = (0.01, 0.1, 1.0, 10.0)
 """Values of C that are tried."""
-ITERATIONS = 2000
+ITERATIONS = 300
 """Passes of the solver at most."""
 
 

@@ -1,0 +1,65 @@
+"""The linear SVM against scikit-learn's own use of it, and per-stage kNN through the verb."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.svm import LinearSVC
+
+import unlabeled
+from pictures import Trained
+from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.svm import SvmProbe
+
+
+def rows(count: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    return torch.randn(count, 8, generator=random) + 3 * torch.nn.functional.one_hot(labels, 8), labels
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+def test_scores_are_scikit_learns(classes: int, tmp_path: Path):
+    train, labels = rows(84, classes, 0)
+    test, wanted = rows(42, classes, 1)
+    fold = (torch.arange(60), torch.arange(60, 84))
+    probe = SvmProbe(
+        {"a": train, "b": 1000 * train},
+        labels,
+        {"a": test, "b": 1000 * test},
+        wanted,
+        classes,
+        [fold],
+        partial=Partial(tmp_path),
+    )
+    scores = probe.scores()
+    # What a stage's numbers are multiplied by changes nothing.
+    assert scores["a"] == scores["b"]
+    scale = float(train.double().square().sum(1).mean().sqrt())
+    plain = LinearSVC(C=scores["a"].C, dual="auto", max_iter=5000).fit(train.double() / scale, labels)
+    assert scores["a"].top1 == pytest.approx(plain.score(test.double() / scale, wanted), abs=0.03)
+    assert (scores["a"].top5 is None) == (classes == 2)
+    assert probe.scores() == scores  # from what was kept
+    assert dict(probe.run())["a/top1"] == scores["a"].top1
+
+
+def test_a_class_without_a_training_row_is_never_chosen():
+    train, labels = rows(30, 3, 0)
+    probe = SvmProbe({"a": train}, labels, {"a": train}, labels, 9, [(torch.arange(20), torch.arange(20, 30))])
+    decided = probe._decided(train.numpy(), labels.numpy(), train.numpy(), 1.0)
+    assert decided.shape == (30, 9) and np.isneginf(decided[:, 3:]).all()
+
+
+def test_verbs_on_pictures(trained: Trained, tmp_path: Path):
+    run = unlabeled.load(Path(shutil.copytree(trained.run, tmp_path / "run")))
+    found = run.evaluate("svm", trained.photos, test=trained.new, stages="conv2,output", quick=True)
+    assert list(found["stages"]) == ["conv2", "output"] and found["top1"] > 0.4
+    folded = run.evaluate("svm", trained.photos, test=trained.new, stages="output", folds=3)
+    assert folded["stages"]["output"]["C"] in (0.01, 0.1, 1.0, 10.0)
+    votes = run.evaluate("knn", trained.photos, test=trained.new, stages="conv1,output", neighbors=5)
+    assert votes["stages"]["output"]["knn"] == pytest.approx(votes["knn"])
+    assert set(votes["stages"]["conv1"]) == {"knn", "nearest", "untrained"}
