@@ -29,6 +29,7 @@ from unlabeled.evaluation.voc_classification import (
 from unlabeled.models import build_backbone
 from unlabeled.models.alexnet import AlexNet
 from unlabeled.models.fc import FcHead, fc_side
+from unlabeled.models.resnet import ResNet
 from unlabeled.models.vgg import Vgg16
 from unlabeled.run import Run
 from voc_pictures import write_devkit
@@ -48,7 +49,7 @@ def protocol(run: Run, partial: Partial | None = None, **how: object) -> VocClas
     store = run.record.open(run.record.data)
     labels = torch.where(torch.arange(120)[:, None] // 30 == torch.arange(4), 1, -1)
     labels[3, 1] = 0
-    settings = VocTraining(steps=8, **how)  # pyright: ignore[reportArgumentType]
+    settings = VocTraining(steps=4, **how)  # pyright: ignore[reportArgumentType]
     backbone = run.backbone
     return VocClassificationProtocol(
         *(backbone, store, labels, store, labels, settings), torch.device("cpu"), partial or Partial()
@@ -77,12 +78,13 @@ def test_rate_is_halved_as_published_or_after_each_quarter():
 def test_heads_are_the_published_ones():
     with torch.device("meta"):
         assert (fc_side(AlexNet(3, 224)), fc_side(Vgg16(3, 224))) == (6, 7)
-    for name, inputs, width in (("resnet18_small", 512 * 16, 2048), ("alexnet_small", 256 * 36, 1024)):
-        head = FcHead(build_backbone(name, image_size=32), 20, torch.Generator())
-        shapes = [tuple(layer.weight.shape) for layer in (head.fc6, head.fc7, head.fc8)]
-        assert shapes == [(width, inputs), (width, width), (20, width)]
-        assert float(head.fc8.bias.detach().min()) == pytest.approx(0.1)
-        assert float(head.fc6.weight.detach().std()) == pytest.approx(0.01, rel=0.02)
+    head = FcHead(build_backbone("alexnet_small", image_size=32), 20, torch.Generator())
+    shapes = [tuple(layer.weight.shape) for layer in (head.fc6, head.fc7, head.fc8)]
+    assert shapes == [(1024, 256 * 36), (1024, 1024), (20, 1024)]
+    assert float(head.fc8.bias.detach().min()) == pytest.approx(0.1)
+    assert float(head.fc6.weight.detach().std()) == pytest.approx(0.01, rel=0.02)
+    with torch.device("meta"):
+        assert fc_side(ResNet("resnet50", 3, 224, depths=(3, 4, 6, 3), bottleneck=True, small=False)) == 2
 
 
 def test_frozen_convolutions_stay_but_for_their_scales(run: Run):
@@ -158,9 +160,9 @@ def test_the_verb_learns_what_squares_there_are(run: Run, devkit: Path, trained:
     shutil.copytree(trained.run, tmp_path / "run")
     own = unlabeled.load(tmp_path / "run")
     file = tmp_path / "scores.json"
-    scores = own.evaluate("voc-classification", devkit, json=file, steps=40, lr=0.01)
+    scores = own.evaluate("voc-classification", devkit, json=file, steps=24, lr=0.01)
     assert scores["map"] > 0.8 > scores["chance"]
-    assert (scores["train_images"], scores["test_images"], scores["steps"]) == (24, 12, 40)
+    assert (scores["train_images"], scores["test_images"], scores["steps"]) == (24, 12, 24)
     assert set(json.loads(file.read_text())["per_class"]) == {"cat", "dog", "sheep"}
     (devkit / "VOC2007" / "Annotations" / "013.xml").rename(tmp_path / "013.xml")
     try:

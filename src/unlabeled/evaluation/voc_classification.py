@@ -144,6 +144,7 @@ class VocClassificationProtocol:
             truth = coded(self.test_labels)
             found = {one: voc_classification_ap(truth.T, scores.T, one).tolist() for one in DEFINITIONS}
             self.partial.write(kept, found)
+            self.partial.forget(self.name)
         return {one: np.array(found[one]) for one in DEFINITIONS}
 
     def fitted(self) -> nn.Module:

@@ -48,7 +48,7 @@ from unlabeled.randomness import generator
 
 PUBLISHED_SIDE = 224
 """Views of the networks of the paper, whose pictures are shown as they are."""
-SAVE_STEPS = 50
+SAVE_STEPS = 5
 """Steps between two points at which a training can go on."""
 
 
@@ -135,6 +135,7 @@ class VocSegmentationProtocol:
         if counts is None:
             counts = self.confusion(self.fitted()).tolist()
             self.partial.write(kept, counts)
+            self.partial.forget(self.name)
         return metrics.segmentation_scores(np.array(counts))
 
     def fitted(self) -> nn.Module:
