@@ -131,7 +131,7 @@ def test_from_a_run(trained: Trained):
         ({"shots": "one"}, "--shots must be numbers above 0 with commas between, for example 1,10; got 'one'"),
         ({"shots": "0,4"}, "--shots must be numbers above 0"),
         ({"draws": 0}, "--draws must be at least 1, got 0"),
-        ({"shots": [500]}, "the smallest has 96; give --shots 96 or label more"),
+        ({"shots": [500]}, "the smallest has 24; give --shots 24 or label more"),
     ],
 )
 def test_wrong_input_is_a_sentence(trained: Trained, options: dict[str, Any], sentence: str):

@@ -38,9 +38,10 @@ WORDS = {
     "map": "mean AP",
     "mean_ap": "mean AP",
     "mean_iou": "mean IoU",
+    "in_clique_of_3": "images in a clique of 3 neighbours",
 }
 """Numbers by their key, in words."""
-ROWS = {"shots": "images a class", "fractions": "of the labels"}
+ROWS = {"shots": "labels a class", "fractions": "of the labels"}
 """What the names of a table's rows count."""
 BASELINES = ("untrained", "scratch")
 """Keys under which protocols return what the network before training got."""
@@ -104,6 +105,7 @@ def available(asked: Request, ground_truth: Path | str | None = None) -> dict[La
     lists = Path(ground_truth) if ground_truth else _folder_of(data, "*_query.txt")
     is_voc = any(next(data.glob(f"{above}JPEGImages"), None) for above in ("", "*/", "VOCdevkit/*/"))
     return {
+        "images": (None, None),
         "classes": (_no_classes(asked, is_voc or (lists is not None and not ground_truth)), None),
         "voc": (
             None if is_voc else "needs a folder in the layout of PASCAL VOC (JPEGImages, Annotations, ImageSets).",
@@ -137,11 +139,8 @@ def _no_classes(asked: Request, has_other_layout: bool) -> str | None:
 
 def _runs(run: Run, compare: Path | str | Sequence[Path | str] | None) -> dict[str, Run]:
     """The runs by a name of their own: the folder's, with the folder above it where two are called the same."""
-    from unlabeled.run import Run
-
     others = [compare] if isinstance(compare, (str, Path)) else list(compare or ())
-    device = next(run.backbone.parameters()).device.type
-    runs = [run, *(Run(path, device) for path in others)]
+    runs = [run, *(run.another(path) for path in others)]
     paths = [one.path.resolve() for one in runs]
     for path in paths:
         if paths.count(path) > 1:
@@ -214,31 +213,33 @@ def numbers(scores: Mapping[str, Any]) -> Iterator[tuple[tuple[str, bool], Score
     The first fraction of the result beside its baseline; where the result has none, that of every row of a table that
     has; and where there is no baseline at all, the first fraction alone.
     """
-    if _baseline(scores) is not None:
-        yield from _number(scores, "")
-        return
-    rows = [
-        (f"{name} {ROWS[table]}" if table in ROWS else f"{name}", cast("Mapping[str, Any]", row))
-        for table, entries in scores.items()
-        if isinstance(entries, Mapping)
-        for name, row in cast("Mapping[str, Any]", entries).items()
-        if isinstance(row, Mapping) and _baseline(cast("Mapping[str, Any]", row)) is not None
-    ]
-    for name, row in rows:
-        yield from _number(row, name)
-    if not rows:
-        yield from _number(scores, "")
+    rows = [] if _has_baseline(scores) else list(_rows(scores))
+    for name, row in rows or [("", scores)]:
+        key = _first(row)
+        if key is not None:
+            words, interval = WORDS.get(key, key.replace("_", " ")), row.get("ci95")
+            score = Score(row[key], interval if isinstance(interval, float) else None, _baseline(row, key))
+            yield (f"{words}, {name}" if name else words, key not in NO_SHARES), score
 
 
-def _number(scores: Mapping[str, Any], row: str) -> Iterator[tuple[tuple[str, bool], Score]]:
-    key = next((name for name, value in scores.items() if isinstance(value, float)), None)
-    if key is None:
-        return
-    words = WORDS.get(key, key.replace("_", " "))
-    interval = scores.get("ci95")
-    score = Score(scores[key], interval if isinstance(interval, float) else None, _baseline(scores))
-    yield (f"{words}, {row}" if row else words, key not in NO_SHARES), score
+def _rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows with a baseline of the tables of a result, each with what it is a row of."""
+    for table, entries in scores.items():
+        if isinstance(entries, Mapping):
+            for name, row in cast("Mapping[str, Any]", entries).items():
+                if isinstance(row, Mapping) and _has_baseline(cast("Mapping[str, Any]", row)):
+                    yield f"{name} {ROWS.get(table, '')}".strip(), cast("Mapping[str, Any]", row)
 
 
-def _baseline(scores: Mapping[str, Any]) -> float | None:
-    return next((scores[name] for name in BASELINES if isinstance(scores.get(name), float)), None)
+def _has_baseline(scores: Mapping[str, Any]) -> bool:
+    key = _first(scores)
+    return key is not None and _baseline(scores, key) is not None
+
+
+def _first(scores: Mapping[str, Any]) -> str | None:
+    return next((name for name, value in scores.items() if isinstance(value, float)), None)
+
+
+def _baseline(scores: Mapping[str, Any], key: str) -> float | None:
+    names = (*BASELINES, f"untrained_{key}")
+    return next((scores[name] for name in names if isinstance(scores.get(name), float)), None)

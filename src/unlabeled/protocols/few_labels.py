@@ -99,6 +99,8 @@ def semi_supervised(
 
 def _contest(run: Run, asked: Request, crops: CropCount | None, frozen: bool = False) -> tuple[Contest, FineTuning]:
     """The trained network and the one it began as, the images, and what is the same in all trainings."""
+    if crops not in (None, "one", "ten"):
+        raise ConfigError(f"--crops of few labels is 'one' or 'ten', got '{crops}'.")
     images = labelled_split(run, asked)
     device = next(run.backbone.parameters()).device
     config = run.config.replace(**NO_COLOUR)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Layout = Literal["classes", "voc", "retrieval"]
-"""A class for every image; a folder in the layout of PASCAL VOC; lists of what is to be found, as Oxford's."""
+Layout = Literal["images", "classes", "voc", "retrieval"]
+"""Any images; a class for every image; a folder in the layout of PASCAL VOC; lists of what is to be found, as Oxford's."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Needs:
 
 
 NEEDS: dict[str, Needs] = {
-    "cliques": Needs(one_set=True, cost=0),
+    "cliques": Needs("images", one_set=True, cost=0),
     "edge-ratio": Needs(one_set=True, cost=0),
     "knn": Needs(cost=0),
     "knn-bank": Needs(cost=0),

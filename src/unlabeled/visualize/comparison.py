@@ -93,11 +93,11 @@ def markdown(found: Comparison) -> str:
         heads += [f"{one.name} (seed {one.seed})", "untrained", "cost"]
     lines = [heads, ["---", "---"] + ["---:"] * (len(heads) - 2)]
     for row in found.rows:
-        cells = [row.protocol, row.measure]
-        for number, score in enumerate(row.scores):
-            cost = found.seconds[row.protocol][number]
-            cells += [*_texts(row, score), "" if cost is None else f"{cost:,.0f} s"]
-        lines.append(cells)
+        cells = zip(row.scores, _costs(found, row), strict=True)
+        texts = [
+            text for score, cost in cells for text in (*_texts(row, score), "" if cost is None else f"{cost:,.1f} s")
+        ]
+        lines.append([row.protocol, row.measure, *texts])
     text = [f"# Evaluation on {printable(found.data)}", "", _opening(found), ""]
     if found.rows:
         text += ["| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines]
@@ -112,7 +112,9 @@ def page(found: Comparison) -> str:
     from markupsafe import Markup
 
     style = (resources.files("unlabeled.visualize") / "templates" / "comparison.css").read_text(encoding="utf-8")
-    rows = [(row, [_shown(row, score) for score in row.scores]) for row in found.rows]
+    rows = [
+        (row, [_shown(row, *cell) for cell in zip(row.scores, _costs(found, row), strict=True)]) for row in found.rows
+    ]
     return _template().render(
         found=found,
         style=Markup(style),
@@ -120,19 +122,22 @@ def page(found: Comparison) -> str:
         opening=_opening(found),
         facts=[(printable(one.name), one.seed, _facts(one)) for one in found.contenders],
         rows=rows,
-        costs={
-            protocol: [None if one is None else duration(one) for one in costs]
-            for protocol, costs in found.seconds.items()
-        },
     )
 
 
-def _shown(row: Row, score: Score | None) -> dict[str, str | float | None]:
+def _costs(found: Comparison, row: Row) -> Sequence[float | None]:
+    """Seconds of the row's protocol for each run, in its first row only: they are those of all its numbers."""
+    is_first = next(other for other in found.rows if other.protocol == row.protocol) is row
+    return found.seconds[row.protocol] if is_first else [None] * len(row.scores)
+
+
+def _shown(row: Row, score: Score | None, cost: float | None) -> dict[str, str | float | None]:
     # Texts of a cell, and where its bar ends and its mark stands, per cent of the width.
     trained, untrained = _texts(row, score)
     return {
         "trained": trained,
         "untrained": untrained,
+        "cost": "" if cost is None else duration(cost),
         "bar": None if score is None else _position(score.trained),
         "mark": None if score is None or score.untrained is None else _position(score.untrained),
     }
