@@ -54,17 +54,18 @@ def _table(file: Path) -> dict[str, Any]:
                 f"{file} must hold one object, picture's name to boxes, and it holds a {type(found).__name__}."
             )
         # Without pickle: a file of proposals runs no code.
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"there is no file of proposals {file}.") from None
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{file} cannot be read as proposals: {' '.join(str(error).split())[:120]}.") from None
 
 
 def _boxes(file: Path, image: VocImage, rows: Any) -> torch.Tensor:
     try:
-        boxes = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
+        boxes = np.asarray(rows, dtype=np.float64)
+        boxes = boxes.reshape(len(boxes), -1) if boxes.size else np.zeros((0, 4))
     except (TypeError, ValueError):
         boxes = np.full((1, 1), np.nan)
     if boxes.size and (boxes.shape[1] != 4 or not np.isfinite(boxes).all()):
