@@ -87,7 +87,6 @@ def listing() -> str:
 
 def report(bench: runner.Bench, claims: Sequence[Any], whole_table: bool, command: Sequence[str]) -> dict[str, Any]:
     """Print what came of it; the same as a record."""
-    bench.seconds = 0.0
     results = [table.result(claim, bench.scores(claim), bench.size_name != "quick") for claim in claims]
     facts = {
         "command": " ".join(command),
@@ -97,7 +96,8 @@ def report(bench: runner.Bench, claims: Sequence[Any], whole_table: bool, comman
     }
     record: dict[str, Any] = {"facts": facts, "claims": results}
     if claims:
-        facts["training and scoring, all runs together"] = f"{bench.seconds / 60:.0f} min"
+        took = {kind: progress.duration(seconds) for kind, seconds in bench.times(claims).items()}
+        facts["training and scoring, all runs together"] = f"{took['wall']}, processor time {took['processor']}"
         print(table.markdown(results, facts))
     if whole_table:
         rows = table1.table1(bench.size)

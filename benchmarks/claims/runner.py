@@ -41,8 +41,6 @@ class Bench:
     seeds: Sequence[int]
     cached_only: bool = False
     """Whether to read what is there and train nothing."""
-    seconds: float = 0.0
-    """Time of the training and scoring behind the results, when it was done."""
     _sets: ImageSets | None = field(default=None, repr=False)
 
     @property
@@ -90,7 +88,7 @@ class Bench:
         if missing and self.cached_only:
             return None
         if missing:
-            begun = time.monotonic()
+            begun, used = time.monotonic(), time.process_time()
             trained = Trained(self._trained(arm, seed), self.sets[arm.images], self.size)
             for name in missing:
                 record["scores"] |= MEASURES[name](trained)
@@ -98,11 +96,20 @@ class Bench:
             history = trained.run.history
             record["train_seconds"] = sum(epoch["seconds"] for epoch in history)
             record["loss"] = [epoch["loss"] for epoch in history]
-            record["seconds"] = record.get("seconds", 0.0) + time.monotonic() - begun
+            record["seconds"] += time.monotonic() - begun
+            # On a machine with other work the more telling of the two.
+            record["cpu_seconds"] += time.process_time() - used
             record["machine"] = machine()
             self._write(arm, seed, record)
-        self.seconds += record["seconds"]
         return record["scores"]
+
+    def times(self, claims: Sequence[Claim]) -> dict[str, float]:
+        """Seconds of training and scoring behind these claims, `wall` and `processor`, shared runs counted once."""
+        records = [self._read(arm, seed) for arm, seed, _ in self.work(claims)]
+        return {
+            "wall": sum(record["seconds"] for record in records),
+            "processor": sum(record["cpu_seconds"] for record in records),
+        }
 
     def minutes(self, claim: Claim) -> dict[str, float]:
         """Training time of the first seed that is finished, by configuration."""
@@ -146,7 +153,7 @@ class Bench:
         path = self.place(arm, seed).with_suffix(".json")
         asked = json.loads(json.dumps(self.config(arm, seed)))
         if not path.is_file():
-            return {"asked": asked, "scores": {}, "measured": [], "seconds": 0.0}
+            return {"asked": asked, "scores": {}, "measured": [], "seconds": 0.0, "cpu_seconds": 0.0}
         record = json.loads(path.read_text())
         if record["asked"] != asked:
             differing = sorted(key for key in asked | record["asked"] if asked.get(key) != record["asked"].get(key))
@@ -166,16 +173,16 @@ def run(bench: Bench, claims: Sequence[Claim], say: Callable[[str], None]) -> No
     work = bench.work(claims)
     begun, done = time.monotonic(), 0
     for number, (arm, seed, measures) in enumerate(work, start=1):
-        was = bench.seconds
         now = time.monotonic()
         scores = bench.score(arm, seed, measures)
         assert scores is not None
-        if time.monotonic() - now < 1:
+        took = time.monotonic() - now
+        if took < 1:  # read, not made
             continue
         done += 1
         left = (time.monotonic() - begun) / done * (len(work) - number)
         first = ", ".join(f"{name} {value:.3f}" for name, value in list(scores.items())[:3])
-        took, rest = progress.duration(bench.seconds - was), progress.duration(left)
+        took, rest = progress.duration(took), progress.duration(left)
         say(f"{number} of {len(work)}  {arm.slug()} seed {seed}: {first} ({took}), about {rest} to go")
 
 
