@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 import unlabeled
-from pictures import SETTINGS, pictures
+from pictures import SETTINGS, Trained, pictures
 from unlabeled import catalogue
 from unlabeled.catalogue import Catalogue, build, neighbor_spread, reference_rows
 from unlabeled.config import Config
-from unlabeled.errors import RunError, UnlabeledError
+from unlabeled.errors import ConfigError, RunError, UnlabeledError
+from unlabeled.run import Run
 
 CONFIG = Config(num_clusters=5, pca_dims=8, seed=3)
 
@@ -171,3 +172,20 @@ def test_damage_is_named(made: Catalogue, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="free some space"):
         made.save(tmp_path / "file" / "f.safetensors")
+
+
+def test_clusters_merged_to_fewer(trained: Trained, tmp_path: Path):
+    run = Run(trained.run, "cpu")
+    whole, few = run.cluster(), run.cluster(num_clusters=3, out=tmp_path / "few.csv")
+    assert {row.cluster for row in few} == {0, 1, 2} and len(few) == len(whole)
+    # Every cluster went into one group as a whole, the largest group comes first, and distances stay.
+    assert len({(a.cluster, b.cluster) for a, b in zip(whole, few, strict=True)}) == len({row.cluster for row in whole})
+    sizes = [sum(row.cluster == group for row in few) for group in range(3)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [row.distance for row in few] == [row.distance for row in whole]
+    # New images follow the cluster they are nearest to.
+    groups = {a.cluster: b.cluster for a, b in zip(whole, few, strict=True)}
+    new, merged = run.cluster(trained.new), run.cluster(trained.new, num_clusters=3)
+    assert [row.cluster for row in merged] == [groups[row.cluster] for row in new]
+    with pytest.raises(ConfigError, match="6 clusters can be merged into 1 to 6, got 7"):
+        run.cluster(num_clusters=7)

@@ -8,7 +8,7 @@ Shapes: N images of the run, M queries, D feature dimensions, K clusters.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 from unlabeled.cluster import whitening
 from unlabeled.cluster.kmeans import assign, kmeans
+from unlabeled.cluster.merge_tree import MergeTree, merge_tree
 from unlabeled.cluster.whitening import Whitening
 from unlabeled.config import Config
 from unlabeled.distributed import all_gather_rows, shard
@@ -63,6 +64,24 @@ class Catalogue:
     spread: torch.Tensor
     whitening: Whitening
     normalize_rows: bool
+    groups: torch.Tensor | None = None
+    """Group of each centroid, int64 [K], where clusters were merged; `clusters` are then groups."""
+
+    @property
+    def tree(self) -> MergeTree:
+        """How the clusters merge, from the most alike to one; of a catalogue that is not merged."""
+        return merge_tree(self.centroids.numpy(), torch.bincount(self.clusters, minlength=len(self.centroids)).numpy())
+
+    def merged(self, num_clusters: int) -> Catalogue:
+        """The same with fewer clusters, the most alike merged (see `tree`), largest first again.
+
+        A distance stays the one to the centroid of the image's own, finer cluster.
+
+        Raises:
+            ConfigError: `num_clusters` is not between 1 and K.
+        """
+        groups = torch.from_numpy(self.tree.cut(num_clusters))
+        return replace(self, clusters=groups[self.clusters], groups=groups)
 
     @property
     def familiar_distance(self) -> float:
@@ -80,6 +99,7 @@ class Catalogue:
     def assign(self, features: torch.Tensor) -> Assignment:
         """Cluster, distance and flag of new images from their features [M, D]."""
         labels, squared = assign(self.whitening.apply(features, normalize_rows=self.normalize_rows), self.centroids)
+        labels = labels if self.groups is None else self.groups[labels]
         found = nearest_neighbors(self.features[reference_rows(len(self.features))], features, NEIGHBORS)
         spread = distance_of(found.similarity).mean(1)
         return Assignment(labels, squared.clamp(min=0).sqrt(), spread > self.familiar_distance)

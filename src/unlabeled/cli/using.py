@@ -45,6 +45,7 @@ def cluster(
     *,
     out: Path | None = None,
     to_folders: Path | None = None,
+    num_clusters: int | None = None,
     device: DeviceName = "auto",
 ) -> None:
     """Say which image is in which cluster: the training images, or new ones.
@@ -59,11 +60,13 @@ def cluster(
         CSV to write: path, cluster, distance, unlike (1 = unlike anything seen in training).
     to_folders
         Folder in which to make one subfolder a cluster, with links to the images.
+    num_clusters
+        Merge the most alike clusters until so many are left.
     device
         Where to compute.
     """
     with opened_run(run, device) as opened:
-        rows = opened.cluster(data, out, to_folders)
+        rows = opened.cluster(data, out, to_folders, num_clusters=num_clusters)
     unlike = sum(row.unlike for row in rows)
     kind = "marked as the most isolated" if data is None else "unlike anything seen in training"
     output.print(
