@@ -124,9 +124,11 @@ def test_neighbours_in_the_published_bank(tmp_path: Path, trained: Trained):
 def test_the_command_line(file: Path, tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]):
     data = write_pictures(tmp_path / "few", 8)
     line = ["import", file, "--out", tmp_path / "run", "--data", data, "--image-size", 64, "--cache", trained.cache]
-    cli.main([str(part) for part in line])
+    for words in (line, ["embed", tmp_path / "run", data, "--out", tmp_path / "f.npy"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(word) for word in words])
+        assert not stop.value.code
     assert "torchvision or timm resnet18: resnet18 with stem rgb, views of 64 pixels" in capsys.readouterr().out
-    cli.main(["embed", str(tmp_path / "run"), str(data), "--out", str(tmp_path / "f.npy")])
     assert np.load(tmp_path / "f.npy").shape == (8, 512)
     (tmp_path / "page.pth").write_text("<html>not found</html>")
     with pytest.raises(SystemExit) as stop:
