@@ -181,6 +181,7 @@ def test_the_verb_on_pictures(run: Path, trained: Trained):
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"crops": "random"}, "one or ten crops"),
         ({"folds": 0}, "folds must be at least 1"),
         ({"neighbors": 3}, "no option 'neighbors'"),
     ],

@@ -140,7 +140,7 @@ def linear(
     untrained network; `chance`, counts of images, and `stages`: for each stage top-1 and top-5 of the last and of the
     best epoch, and the hyper-parameters chosen.
     """
-    check_probe(epochs, lr, weight_decay, folds)
+    check_probe(epochs, lr, weight_decay, folds, crops)
     names = parse_stages(stages, run.backbone, output=False)
     data = probe_images(run, asked)
 
@@ -178,7 +178,7 @@ def mlp(
     Keys: `top1`, `top5`, `train_top1`, `best_top1` (of the epoch `best_epoch`, the best on the validation part), the same
     of the untrained network under `untrained_network`, its `top1` as `untrained`, `chance` and counts of images.
     """
-    check_probe(epochs, None, None, 1)
+    check_probe(epochs, None, None, 1, crops)
     if width is not None and width < 1:
         raise ConfigError(f"width must be at least 1, got {width}; the papers use {WIDTH}.")
     data = probe_images(run, asked)
@@ -258,8 +258,14 @@ def stage_features(run: Run, backbone: Backbone, stages: Sequence[str]) -> Stage
     return StageFeatures(backbone, stages, run.record.channels, dtype=dtype)
 
 
-def check_probe(epochs: int | None, lr: float | None, weight_decay: float | None, folds: int) -> None:
+def check_probe(
+    epochs: int | None, lr: float | None, weight_decay: float | None, folds: int, crops: str | None = None
+) -> None:
     """Raise ConfigError for hyper-parameters nobody can train with."""
+    if crops not in (None, "one", "ten"):
+        raise ConfigError(
+            f"a probe is scored on one or ten crops, got '{crops}'; random crops are voc-classification's."
+        )
     if epochs is not None and epochs < 1:
         raise ConfigError(f"epochs must be at least 1, got {epochs}; the papers train {EPOCHS}.")
     if lr is not None and not lr > 0:
