@@ -212,7 +212,7 @@ def _looked_through(
     Images are split over ranks. Computed proposals stay in the cache, since they cost more than all else that is read.
     """
     name, kept = _key(images, run), _cache(run, asked.partial) if compute else asked.partial
-    name = f"proposals-{name}" if compute else f"decoded-{split.split}"
+    name = f"proposals-{name}" if compute else f"decoded-{name}"
     found = kept.load(name) or {"boxes": torch.zeros(0, 4), "counts": torch.zeros(0, dtype=torch.int64)}
     boxes, counts = found["boxes"], found["counts"]
     last_save = time.monotonic()
