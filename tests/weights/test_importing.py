@@ -133,5 +133,6 @@ def test_the_command_line(file: Path, tmp_path: Path, trained: Trained, capsys: 
     (tmp_path / "page.pth").write_text("<html>not found</html>")
     with pytest.raises(SystemExit) as stop:
         cli.main(["import", str(tmp_path / "page.pth"), "--out", str(tmp_path / "other")])
-    assert stop.value.code == 2 and "a web page" in capsys.readouterr().err
+    box = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert stop.value.code == 2 and "is a web page, not weights" in box
     assert not (tmp_path / "other").exists()
