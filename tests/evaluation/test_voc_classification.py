@@ -49,7 +49,7 @@ def protocol(run: Run, partial: Partial | None = None, **how: object) -> VocClas
     store = run.record.open(run.record.data)
     labels = torch.where(torch.arange(120)[:, None] // 30 == torch.arange(4), 1, -1)
     labels[3, 1] = 0
-    settings = VocTraining(steps=4, **how)  # pyright: ignore[reportArgumentType]
+    settings = VocTraining(**({"steps": 4} | how))  # pyright: ignore[reportArgumentType]
     backbone = run.backbone
     return VocClassificationProtocol(
         *(backbone, store, labels, store, labels, settings), torch.device("cpu"), partial or Partial()
@@ -138,7 +138,7 @@ def test_views_are_small_parts_of_the_picture(run: Run):
 
 def test_a_stopped_training_goes_on_bit_for_bit(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fitting, "SAVE_SECONDS", -1.0)
-    whole = protocol(run, batch_size=60).fitted().state_dict()
+    whole = protocol(run, batch_size=60, steps=8).fitted().state_dict()
     partial, saves = Partial(tmp_path), 0
     save = Partial.save
 
@@ -151,8 +151,8 @@ def test_a_stopped_training_goes_on_bit_for_bit(run: Run, tmp_path: Path, monkey
 
     monkeypatch.setattr(Partial, "save", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
-        protocol(run, partial, batch_size=60).fitted()
-    again = protocol(run, partial, batch_size=60).fitted().state_dict()
+        protocol(run, partial, batch_size=60, steps=8).fitted()
+    again = protocol(run, partial, batch_size=60, steps=8).fitted().state_dict()
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 

@@ -143,20 +143,18 @@ def test_every_shuffle_has_every_picture(trained: Trained, devkit: Path):
     assert all(sorted(one) == sorted(rounds[0]) for one in rounds) and rounds[0] != rounds[1]
 
 
-def test_the_verb_finds_squares(trained: Trained, devkit: Path, tmp_path: Path):
+def test_the_verb_finds_squares(trained: Trained, tmp_path: Path):
     shutil.copytree(trained.run, tmp_path / "run")
     run = unlabeled.load(tmp_path / "run")
+    devkit = write_devkit(tmp_path / "devkit", train=16, test=4, side=200)
     damaged = devkit / "VOC2007" / "SegmentationClass" / "002.png"
-    content = damaged.read_bytes()
-    damaged.write_bytes(content[:-30])
-    try:
-        scores = run.evaluate("voc-segmentation", devkit, steps=60, lr=0.05, batch_size=2)
-    finally:
-        damaged.write_bytes(content)
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    scores = run.evaluate("voc-segmentation", devkit, steps=40, lr=0.05, batch_size=2)
     assert "002.png" in scores["skipped"]["002"]
-    assert (scores["train_images"], scores["test_images"]) == (11, 12)
-    assert scores["mean_iou"] > 0.4 and np.isfinite(scores["untrained"])
-    assert set(scores["per_class"]) >= {"background", "cat", "dog", "sheep"}
+    assert (scores["train_images"], scores["test_images"], scores["steps"]) == (7, 8, 40)
+    # Calling everything background, which most of each picture is, gets less than 0.2.
+    assert scores["mean_iou"] > 0.25 and np.isfinite(scores["untrained"])
+    assert set(scores["per_class"]) == {"background", "cat", "dog", "sheep"}
 
 
 def test_mistakes_are_sentences(trained: Trained, devkit: Path):
