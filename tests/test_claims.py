@@ -273,7 +273,7 @@ def test_other_settings_are_not_taken_for_these(pictures: Path, tmp_path: Path, 
 def test_every_measure_gives_fractions(pictures: Path, tmp_path: Path, tiny: None) -> None:
     bench = runner.Bench(tmp_path, pictures, "quick", (0,))
     few = Arm("deepcluster", {"num_clusters": 4, "epochs": 2, "reassign_every": 1})
-    scores = bench.score(few, 0, ("knn", "output", "stages", "predictions", "agreement"))
+    scores = bench.score(few, 0, ("knn", "output", "published", "stages", "predictions", "agreement"))
     assert scores is not None
     assert {"conv1", "conv5", "nmi_last", "stability_last", "prediction_entropy", "top_answer"} <= scores.keys()
     shapes = bench.score(replace(few, images="shapes"), 0, ("agreement_with_colour",))

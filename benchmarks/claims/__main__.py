@@ -91,11 +91,12 @@ def report(bench: runner.Bench, claims: Sequence[Any], whole_table: bool, comman
     facts = {
         "command": " ".join(command),
         "seeds": ", ".join(map(str, bench.seeds)),
-        "size": f"{bench.size_name}: {bench.size}",
+        "size": bench.size.sentence(),
         **bench.machines(claims),
     }
     record: dict[str, Any] = {"facts": facts, "claims": results}
     if claims:
+        facts["runs finished"] = bench.finished(claims)
         took = {kind: progress.duration(seconds) for kind, seconds in bench.times(claims).items()}
         facts["training and scoring, all runs together"] = f"{took['wall']}, processor time {took['processor']}"
         print(table.markdown(results, facts))

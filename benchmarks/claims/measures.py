@@ -101,13 +101,12 @@ def published(trained: Trained) -> dict[str, float]:
 
     `untrained_200`: the backbone's features before the first step, by the same vote.
     """
-    vote = {"k": 200, "temperature": 0.1}
     before = trained.features_of(trained.run.untrained_backbone())
-    scores = {"untrained_200": trained.knn(*before, **vote), "knn_recomputed": trained.knn(*trained.outputs, **vote)}
+    pairs = {"untrained_200": before, "knn_recomputed": trained.outputs}
     bank = dict(trained.method.named_buffers()).get("memory.bank")
     if bank is not None:
-        scores["knn_bank"] = trained.knn(bank.cpu(), trained.outputs[1], **vote)
-    return scores
+        pairs["knn_bank"] = bank.cpu(), trained.outputs[1]
+    return {name: trained.knn(*pair, k=200, temperature=0.1) for name, pair in pairs.items()}
 
 
 def stages(trained: Trained) -> dict[str, float]:

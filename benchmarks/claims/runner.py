@@ -111,6 +111,12 @@ class Bench:
             "processor": sum(record["cpu_seconds"] for record in records),
         }
 
+    def finished(self, claims: Sequence[Claim]) -> str:
+        """How many of the runs behind these claims are scored."""
+        work = self.work(claims)
+        done = [set(names) <= set(self._read(arm, seed)["measured"]) for arm, seed, names in work]
+        return f"{sum(done)} of {len(work)}"
+
     def minutes(self, claim: Claim) -> dict[str, float]:
         """Training time of the first seed that is finished, by configuration."""
         times = {name: self._seconds(arm) for name, arm in claim.arms.items()}

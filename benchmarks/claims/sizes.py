@@ -41,6 +41,13 @@ class Size:
     table_epochs: int
     """Epochs of table 1."""
 
+    def sentence(self) -> str:
+        """For the table of results."""
+        return (
+            f"{self.name}: {self.images:,} images ({self.source}), {self.queries:,} scored, {self.backbone} at {self.view} pixels, "
+            f"{self.epochs} epochs"
+        )
+
 
 SIZES: dict[SizeName, Size] = {
     "quick": Size("quick", "photographs", 540, 270, "alexnet_small", 16, 64, 2, 20, 1, 3, 6),
