@@ -61,9 +61,13 @@ class ImageSets:
         elif name not in ("main", "shapes"):
             raise KeyError(name)
         colours = parts["train"].colours
-        labels = (torch.from_numpy(parts[part].labels) for part in ("train", "test"))
         return ImageSet(
-            train, files["train"], files["test"], *labels, None if colours is None else torch.from_numpy(colours)
+            train,
+            files["train"],
+            files["test"],
+            torch.from_numpy(parts["train"].labels),
+            torch.from_numpy(parts["test"].labels),
+            None if colours is None else torch.from_numpy(colours),
         )
 
     def _images(self, name: str, part: str) -> Images:
