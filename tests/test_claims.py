@@ -290,7 +290,7 @@ def test_few_labels_are_tuned_on(pictures: Path, tmp_path: Path, tiny: None, mon
 
 
 def test_table1_never_mixes_columns(pictures: Path, tmp_path: Path, tiny: None) -> None:
-    values = {row: {"knn_recomputed": [0.5], "untrained_200": [0.4]} for row in table1.ROWS}
+    values = {row: {"knn_recomputed": [0.5], "untrained_vote": [0.4]} for row in table1.ROWS}
     text = table1.markdown(values, {"Param softmax": 2.0}, sizes.SIZES["full"])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     assert rows[0][-1].startswith("paper") and rows[2] == ["Param softmax", "50.0", "", "40.0", "2.0", "63.0"]

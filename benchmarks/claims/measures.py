@@ -99,14 +99,16 @@ def output(trained: Trained) -> dict[str, float]:
 def published(trained: Trained) -> dict[str, float]:
     """As Wu et al. score CIFAR-10: k = 200, temperature 0.1, on the outputs. `knn_bank` where there is a bank.
 
-    `untrained_200`: the backbone's features before the first step, by the same vote.
+    `untrained_vote`: the backbone's features before the first step, by the same vote. Of very small galleries k is a
+    twentieth, or most voters would be of another class whatever the features.
     """
+    voters = min(200, len(trained.images.gallery_labels) // 20)
     before = trained.features_of(trained.run.untrained_backbone())
-    pairs = {"untrained_200": before, "knn_recomputed": trained.outputs}
+    pairs = {"untrained_vote": before, "knn_recomputed": trained.outputs}
     bank = dict(trained.method.named_buffers()).get("memory.bank")
     if bank is not None:
         pairs["knn_bank"] = bank.cpu(), trained.outputs[1]
-    return {name: trained.knn(*pair, k=200, temperature=0.1) for name, pair in pairs.items()}
+    return {name: trained.knn(*pair, k=voters, temperature=0.1) for name, pair in pairs.items()}
 
 
 def stages(trained: Trained) -> dict[str, float]:

@@ -36,7 +36,7 @@ def table1(size: Size) -> Claim:
         "Wu et al. 2018, table 1",
         {row: Arm("npid_cifar", changes) for row, (changes, _) in ROWS.items()},
         ("published",),
-        ("knn_recomputed", "knn_bank", "untrained_200"),
+        ("knn_recomputed", "knn_bank", "untrained_vote"),
         (),
     )
 
@@ -49,7 +49,7 @@ def markdown(values: Values, minutes: Mapping[str, float], size: Size) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row, (_, paper) in ROWS.items():
-        cells = [_percent(values.get(row, {}).get(score)) for score in ("knn_recomputed", "knn_bank", "untrained_200")]
+        cells = [_percent(values.get(row, {}).get(score)) for score in ("knn_recomputed", "knn_bank", "untrained_vote")]
         time = f"{minutes[row]:.1f}" if row in minutes else ""
         lines.append(f"| {row} | {' | '.join(cells)} | {time} | {paper:.1f} |")
     return "\n".join(lines) + "\n"
