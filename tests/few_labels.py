@@ -34,12 +34,13 @@ class Separating(Backbone):
         return self.scale * (1 - 8 * distance)
 
 
-def contest(folder: Path, count: int = 80) -> Contest:
-    """Half of the images to learn from, half to be scored on."""
+def contest(folder: Path, count: int = 80, *, write: bool = True) -> Contest:
+    """Half of the images to learn from, half to be scored on; `write` makes the file they are in."""
     random = np.random.default_rng(0)
     kinds = np.arange(count) % 4
     levels = np.array(LEVELS)[kinds][:, None, None, None] + random.integers(0, 12, (count, 32, 32, 3))
-    np.save(folder / "images.npy", levels.astype(np.uint8))
+    if write:
+        np.save(folder / "images.npy", levels.astype(np.uint8))
     store = open_store(open_source(folder / "images.npy"), short_side=32, cache=None)
     config = Config(image_size=32, resize=32, store_size=32, brightness=0, contrast=0, saturation=0, hue=0, grey=0)
     loader = Loader(store, Views.from_config(config, True), device="cpu", seed=0)

@@ -98,10 +98,10 @@ def markdown(found: Comparison) -> str:
             text for score, cost in cells for text in (*_texts(row, score), "" if cost is None else f"{cost:,.1f} s")
         ]
         lines.append([row.protocol, row.measure, *texts])
-    text = [f"# Evaluation on {printable(found.data)}", "", _opening(found), ""]
+    text = [f"# Evaluation on {_cell(found.data)}", "", _cell(_opening(found)), ""]
     if found.rows:
         text += ["| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines]
-    text += ["", *(f"- {_cell(one.name)}: {_facts(one)}" for one in found.contenders)]
+    text += ["", *(f"- {_cell(one.name)}: {_cell(_facts(one))}" for one in found.contenders)]
     if found.left_out:
         text += ["", "Left out:", "", *(f"- {one.protocol}: {_cell(one.reason)}" for one in found.left_out)]
     return "\n".join(text) + "\n"
@@ -116,12 +116,12 @@ def page(found: Comparison) -> str:
         (row, [_shown(row, *cell) for cell in zip(row.scores, _costs(found, row), strict=True)]) for row in found.rows
     ]
     return _template().render(
-        found=found,
         style=Markup(style),
         data=printable(found.data),
         opening=_opening(found),
         facts=[(printable(one.name), one.seed, _facts(one)) for one in found.contenders],
         rows=rows,
+        left_out=[(printable(one.protocol), printable(one.reason)) for one in found.left_out],
     )
 
 
@@ -177,6 +177,7 @@ def _opening(found: Comparison) -> str:
 
 
 def _cell(text: str) -> str:
+    # Markdown lets HTML through, and a bar would end a cell of the table.
     return printable(text).replace("|", "\\|").replace("<", "&lt;")
 
 
