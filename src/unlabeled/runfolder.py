@@ -162,7 +162,7 @@ class RunFolder:
         """
         # The configuration first: without it nobody takes the rest for a run.
         files = (self.config, self.data, self.environment, self.journal, self.features, self.imported)
-        tables = (self.clusters, self.scores, self.skipped, self.report)
+        tables = (self.clusters, self.scores, self.skipped, self.report, *self.path.glob("comparison.*"))
         try:
             for file in (*files, *tables):
                 file.unlink(missing_ok=True)
