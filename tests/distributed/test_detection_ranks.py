@@ -50,7 +50,7 @@ def test_two_processes_learn_and_detect_what_one_does(tmp_path: Path):
     folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     line = [*launch, str(tmp_path / "script.py"), str(tmp_path / "two.pt"), *folders]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    result = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=590)
     assert result.returncode == 0, result.stderr
     two, one = torch.load(tmp_path / "two.pt", weights_only=True), scored()
     assert two.keys() == one.keys()

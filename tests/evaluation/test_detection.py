@@ -20,7 +20,7 @@ from unlabeled.evaluation.partial import Partial
 from unlabeled.evaluation.voc_detection import Detecting, Pictures, VocDetectionProtocol, average_precisions
 from unlabeled.models import Backbone, build_backbone
 
-HOW = Detecting(side=48, steps=45, lr=0.02, regions=32, images_per_step=1)
+HOW = Detecting(side=48, steps=80, lr=0.01, regions=32, images_per_step=1)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_fast_rcnn_learns_coloured_rectangles(made: tuple[Pictures, Pictures]):
 
 
 def test_faster_rcnn_learns_coloured_rectangles(made: tuple[Pictures, Pictures]):
-    how = replace(HOW, detector="faster", steps=70)
+    how = replace(HOW, detector="faster", steps=100)
     after = dict(protocol(without_regions(made), how).run())
     assert after["map_11_point"] > 0.7
 

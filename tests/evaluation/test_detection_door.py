@@ -71,7 +71,7 @@ def test_wrong_options_are_sentences(run: Run, tmp_path: Path, options: dict[str
 
 
 def test_wrong_data_is_a_sentence(run: Run, tmp_path: Path):
-    with pytest.raises(ConfigError, match="give no --test"):
+    with pytest.raises(ConfigError, match="and no --test"):
         run.evaluate("voc-detection", tmp_path, test=tmp_path)
     with pytest.raises(DataError, match="not in the layout of VOC"):
         run.evaluate("voc-detection", tmp_path)

@@ -30,7 +30,7 @@ from unlabeled.errors import ConfigError
 from unlabeled.evaluation.detection import boxes as arithmetic
 from unlabeled.evaluation.detection.fast_rcnn import REGIONS, DetectorName, FastRcnn, Objects
 from unlabeled.evaluation.detection.faster_rcnn import FasterRcnn
-from unlabeled.evaluation.detection.network import RegionNetwork, Train, measure_statistics
+from unlabeled.evaluation.detection.network import RegionNetwork, Train, measure_statistics, nothing_learnt
 from unlabeled.evaluation.fitting import SAVE_SECONDS, Fit, fit
 from unlabeled.evaluation.partial import Partial
 from unlabeled.models.backbone import Backbone
@@ -275,9 +275,7 @@ class _Steps(nn.Module):
         places = range(self.batch)[rank() :: world_size()]
         losses = [self._loss(number, place) for place in places]
         if not losses:
-            # More ranks than pictures: nothing to add, but every rank averages the same gradients.
-            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            return torch.stack([parameter.sum() for parameter in trained]).sum() * 0
+            return nothing_learnt(self)  # more ranks than pictures
         total = torch.stack(losses).sum() * (world_size() / self.batch)
         if not torch.isfinite(total.detach()):
             raise ConfigError(

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from unlabeled.evaluation.detection import boxes as arithmetic
-from unlabeled.evaluation.detection.network import RegionNetwork
+from unlabeled.evaluation.detection.network import RegionNetwork, nothing_learnt
 from unlabeled.randomness import generator
 
 DetectorName = Literal["fast", "faster"]
@@ -68,10 +68,7 @@ class FastRcnn(nn.Module):
         foreground, background = arithmetic.sample(best, self.count, random, background_from=self.background_from)
         rows = torch.cat([foreground, background]).to(regions.device)
         if not len(rows):
-            # No proposals and no objects: a loss of nothing that every parameter still has a gradient of.
-            return (
-                torch.stack([parameter.sum() for parameter in self.parameters() if parameter.requires_grad]).sum() * 0
-            )
+            return nothing_learnt(self)  # no proposals and no objects
         scores, moves = self.heads(features, regions[rows])
         front = rows[: len(foreground)]
         kind = objects.labels[which[front]] if len(front) else objects.labels[:0]

@@ -14,7 +14,7 @@ Three kinds, told by what the backbone has:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from unlabeled.errors import DataError
 from unlabeled.models.backbone import Backbone
+from unlabeled.models.norm import convert_sync
 from unlabeled.models.resnet import ResNet
 from unlabeled.randomness import generator
 
@@ -141,6 +142,8 @@ def measure_statistics(network: RegionNetwork, seen: Sequence[tuple[torch.Tensor
     norms = [part for part in network.modules() if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d))]
     kept = [norm.momentum for norm in norms]
     network.eval()
+    # The same pictures counted once for every rank would change the unbiased variance.
+    convert_sync(network, enabled=False)
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over all that is seen
@@ -153,6 +156,7 @@ def measure_statistics(network: RegionNetwork, seen: Sequence[tuple[torch.Tensor
     network.eval()
 
 
-def trained_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """Parameters that a step changes."""
-    return (parameter for parameter in module.parameters() if parameter.requires_grad)
+def nothing_learnt(module: nn.Module) -> torch.Tensor:
+    """A loss of zero that every parameter of `module` which learns has a gradient of, so that ranks can average."""
+    learning = [parameter.sum() for parameter in module.parameters() if parameter.requires_grad]
+    return torch.stack(learning).sum() * 0
