@@ -22,7 +22,7 @@ LAYERS = (
     ("methods",),
     ("training", "plan", "catalogue", "images", "evaluation", "visualize", "weights"),
     (
-        *("recipes", "protocols", "summary", "run", "embedding", "session", "demonstration", "api"),
+        *("recipes", "protocols", "overview", "summary", "run", "embedding", "session", "demonstration", "api"),
         *("cli", "__main__", "__init__"),
     ),
 )

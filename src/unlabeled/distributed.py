@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from itertools import count
 from typing import TypeVar
@@ -20,9 +21,22 @@ T = TypeVar("T")
 _groups = count()
 
 
+_solitary = ContextVar("solitary", default=False)
+
+
 def is_distributed() -> bool:
-    """Whether a process group of more than one rank is up."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    """Whether a process group of more than one rank is up, and this process is not `alone`."""
+    return dist.is_available() and dist.is_initialized() and not _solitary.get() and dist.get_world_size() > 1
+
+
+@contextmanager
+def alone() -> Generator[None]:
+    """Inside, this process is one of one: for work of a single rank made of functions that would wait for the others."""
+    token = _solitary.set(True)
+    try:
+        yield
+    finally:
+        _solitary.reset(token)
 
 
 def rank() -> int:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from unlabeled import __version__, health, progress
 from unlabeled.catalogue import Catalogue
 from unlabeled.data.store import ImageStore
+from unlabeled.distributed import alone
+from unlabeled.errors import RunError
 from unlabeled.methods import method_class
+from unlabeled.overview import overview
 from unlabeled.randomness import numpy_generator
 from unlabeled.visualize.report import Cluster, Neighbours, ReportFacts, write_report
 
@@ -20,6 +26,10 @@ if TYPE_CHECKING:
 
 CLUSTERS_SHOWN = 60
 PER_CLUSTER = 12
+OUTLIERS = 4
+"""Images of a cluster shown apart, those farthest from its centre, where it has this many and as many typical ones."""
+LIKE_IT = 3
+"""Clusters named as most like another."""
 QUERIES_SHOWN = 8
 PER_QUERY = 8
 THUMBNAIL = 96
@@ -28,7 +38,9 @@ THUMBNAIL = 96
 
 def write(run: Run, store: ImageStore, path: Path) -> Path:
     """Write the report of a finished run to `path`; `store` holds its training images."""
-    write_report(path, facts(run, store))
+    # Only one rank gets here: what it calls must not wait for the others.
+    with alone():
+        write_report(path, facts(run, store))
     return path
 
 
@@ -39,6 +51,7 @@ def facts(run: Run, store: ImageStore) -> ReportFacts:
     verdict = health.diagnose(epochs)
     sizes = torch.bincount(catalogue.clusters, minlength=len(catalogue.centroids))
     scores = run.scores.get("knn", {})
+    seen = overview(run, store)
     return ReportFacts(
         title=run.path.resolve().name,
         subtitle=f"{run.config.method} on {len(store):,} images from {Path(run.record.data).name}",
@@ -46,8 +59,10 @@ def facts(run: Run, store: ImageStore) -> ReportFacts:
         run=run_facts(run, store, epochs),
         history=history,
         cluster_sizes=sizes.tolist(),
-        clusters=clusters(catalogue, store, sizes),
+        clusters=clusters(catalogue, store, sizes, seen.place, stability(run, len(sizes))),
         neighbours=neighbours(catalogue, store, run.config.seed),
+        atlas=seen.atlas,
+        explanation=seen.explanation,
         num_images=len(store),
         skipped=store.skipped,
         scores={
@@ -102,15 +117,27 @@ def run_facts(run: Run, store: ImageStore, epochs: list[dict[str, Any]]) -> dict
     }
 
 
-def clusters(catalogue: Catalogue, store: ImageStore, sizes: torch.Tensor) -> list[Cluster]:
-    """The largest clusters, each with its most typical images."""
+def clusters(
+    catalogue: Catalogue,
+    store: ImageStore,
+    sizes: torch.Tensor,
+    place: np.ndarray,
+    stable: Sequence[float | None] = (),
+) -> list[Cluster]:
+    """The largest clusters, each with its most typical images and those farthest from its centre.
+
+    `place` [N] is where each image is in the atlas, -1 for none; `stable` the stability of each cluster, where known.
+    """
     shown: list[Cluster] = []
+    alike = most_alike(catalogue.features, catalogue.clusters, sizes)
     for number in range(min(CLUSTERS_SHOWN, len(sizes))):
         members = (catalogue.clusters == number).nonzero()[:, 0]
         if not len(members):
             continue
         distances = catalogue.distances[members]
-        typical = members[distances.argsort(stable=True)[:PER_CLUSTER]].tolist()
+        order = members[distances.argsort(stable=True)]
+        typical = order[:PER_CLUSTER].tolist()
+        far = order.flip(0)[:OUTLIERS].tolist() if len(order) >= PER_CLUSTER + OUTLIERS else []
         shown.append(
             Cluster(
                 id=number,
@@ -118,9 +145,43 @@ def clusters(catalogue: Catalogue, store: ImageStore, sizes: torch.Tensor) -> li
                 thumbnails=[thumbnail(store, i) for i in typical],
                 names=[store.names[i] for i in typical],
                 tightness=float(distances.mean()),
+                rows=place[typical].tolist(),
+                outliers=[thumbnail(store, i) for i in far],
+                outlier_names=[store.names[i] for i in far],
+                outlier_rows=place[far].tolist() if far else [],
+                nearest=alike[number],
+                stability=stable[number] if stable else None,
             )
         )
     return shown
+
+
+def most_alike(features: torch.Tensor, labels: torch.Tensor, sizes: torch.Tensor) -> list[list[int]]:
+    """For each of the clusters shown the numbers of those most like it, most alike first.
+
+    Alike is the cosine of mean features [N, D] around the mean of all: by distance a cluster of all sorts, which lies in
+    the middle, would be near to every other.
+    """
+    means = torch.zeros(len(sizes), features.shape[1]).index_add_(0, labels, features.float())
+    means = normalize(means / sizes.clamp(min=1)[:, None] - features.float().mean(0), dim=1)
+    cosine = means[:CLUSTERS_SHOWN] @ means.T
+    cosine[:, sizes == 0] = -math.inf
+    cosine.fill_diagonal_(-math.inf)
+    ordered = cosine.argsort(dim=1, descending=True, stable=True)[:, :LIKE_IT]
+    return [[j for j in row.tolist() if math.isfinite(cosine[i, j])] for i, row in enumerate(ordered)]
+
+
+def stability(run: Run, num_clusters: int) -> list[float | None]:
+    """Stability of each cluster, where RUN/stability.json holds what `evaluation.stability` found; else nothing."""
+    path = run.path / "stability.json"
+    if not path.is_file():
+        return []
+    try:
+        found = run.folder.read_json(path)["per_cluster"]
+    except (RunError, KeyError, TypeError):
+        return []
+    is_ours = isinstance(found, list) and len(found) == num_clusters  # pyright: ignore[reportUnknownArgumentType]
+    return found if is_ours else []
 
 
 def neighbours(catalogue: Catalogue, store: ImageStore, seed: int) -> list[Neighbours]:
@@ -173,6 +234,7 @@ def commands(run: Run) -> list[tuple[str, str]]:
     return [
         (f"unlabeled embed {name} NEW_IMAGES --out features.npy", "features of new images"),
         (f"unlabeled cluster {name} --to-folders sorted", "one folder of images for each cluster"),
+        (f"unlabeled cluster {name} --num-clusters 10 --out ten.csv", "fewer clusters, without training again"),
         (f"unlabeled search {name} photo.jpg", "the training images most like a photo"),
         (f"unlabeled evaluate knn {name} DATA --labels folder", "score the features where labels exist"),
     ]

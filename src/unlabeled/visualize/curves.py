@@ -181,6 +181,34 @@ def bars(items: Sequence[tuple[str, float]], *, title: str, description: str = "
     return _document(parts, title, description, (width, top + row * len(items)))
 
 
+def against_chance(
+    items: Sequence[tuple[str, float, float]], *, title: str, description: str = "", width: int = 560
+) -> str:
+    """Fractions from 0 to 1 as horizontal bars, each (name, value, chance) with a mark where chance would end."""
+    row, top = 30, 4
+    left = max((len(name) for name, *_ in items), default=0) * CHARACTER + 14
+    scale = width - left - 150
+    parts: list[str] = []
+    for i, (name, value, chance) in enumerate(items):
+        y = top + i * row
+        length, mark = (scale * min(max(one, 0.0), 1.0) for one in (value, chance))
+        parts.append(_text(left - 10, y + 16, name, "label", "end"))
+        parts.append(f'<rect class="track" x="{left:.1f}" y="{y + 3}" width="{scale:.1f}" height="18" fill="{GRID}"/>')
+        parts.append(
+            f'<rect class="bar" x="{left:.1f}" y="{y + 3}" width="{length:.1f}" height="18" fill="{COLOURS[0]}"/>'
+        )
+        # A mark of two strokes is seen on the bar and beside it.
+        parts.append(
+            f'<rect class="mark" x="{left + mark - 2:.1f}" y="{y}" width="4" height="24" fill="#1c2126" stroke="#ffffff"/>'
+        )
+        parts.append(_text(left + scale + 8, y + 16, f"{_share(value)}, chance {_share(chance)}", "label", "start"))
+    return _document(parts, title, description, (width, top + row * len(items)))
+
+
+def _share(value: float) -> str:
+    return f"{100 * max(value, 0.0):.0f} %"
+
+
 def _padded(low: float, high: float, fixed: tuple[float | None, float | None]) -> tuple[float, float]:
     room = (high - low) * 0.08 or max(abs(high) * 0.1, 0.1)
     low = low - room if fixed[0] is None else min(fixed[0], low)

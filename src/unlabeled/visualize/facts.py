@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from unlabeled.cluster.merge_tree import MergeTree
+    from unlabeled.evaluation.explain import Explanation
     from unlabeled.health import Verdict
 
 Value = str | int | float | bool | None
@@ -27,6 +29,57 @@ class Cluster:
     thumbnails: Sequence[np.ndarray]
     names: Sequence[str] = ()
     tightness: float | None = None
+    rows: Sequence[int] = ()
+    """Where the thumbnails' images are in the atlas, -1 for one that is not in it (may be empty)."""
+    outliers: Sequence[np.ndarray] = ()
+    """Its images farthest from the centre, farthest first, shown apart."""
+    outlier_names: Sequence[str] = ()
+    outlier_rows: Sequence[int] = ()
+    nearest: Sequence[int] = ()
+    """Numbers of the clusters most like it."""
+    stability: float | None = None
+    """How nearly it comes back when parts of the images are clustered again, 0 to 1 (`evaluation.stability`)."""
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """Something the map can be coloured by: one value for each image of the atlas."""
+
+    name: str
+    values: np.ndarray
+    """[N] numbers, or positions in `categories`, -1 for none."""
+    categories: Sequence[str] = ()
+    """Names of the categories; none for numbers."""
+    ends: tuple[str, str] = ("", "")
+    """What an image with a small and one with a large number is, "darker" and "brighter"."""
+    scale: Literal["plain", "share", "pixels", "ratio", "date"] = "plain"
+    """What a number means: as it is; a share of 1; log2 of a count of pixels; log2 of width over height; days since 1970."""
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Every image that the page can show, and how they lie. N images, at most 65,535, in any order, equal everywhere."""
+
+    thumbnails: Sequence[np.ndarray]
+    """uint8 pictures of any size."""
+    names: Sequence[str]
+    positions: np.ndarray
+    """[N, 2] on the map, in any unit."""
+    clusters: np.ndarray
+    """[N] cluster of each."""
+    distances: np.ndarray
+    """[N] distance to the centre of its cluster."""
+    neighbours: np.ndarray
+    """[N, k] positions of the most similar others, best first, k at most 16."""
+    similarities: np.ndarray
+    """[N, k] cosines."""
+    repeated: np.ndarray
+    """[N, k] whether that neighbour is the same picture: 2 pixel by pixel, 1 nearly, 0 not."""
+    tree: MergeTree
+    """How the clusters merge."""
+    colourings: Sequence[Colouring] = ()
+    total: int = 0
+    """Images of the run, where the atlas holds only some of them."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +105,10 @@ class ReportFacts:
     """One line under the name: when, where, which data."""
     run: Mapping[str, Mapping[str, Value]] = field(default_factory=dict[str, Mapping[str, Value]])
     """Run facts: section (data, method, network, time, versions …) → fact → value."""
+    atlas: Atlas | None = None
+    """Map, neighbours and merging of clusters."""
+    explanation: Explanation | None = None
+    """What the clusters were made by, as far as plain statistics say."""
     history: Sequence[Mapping[str, Any]] = ()
     """Records of `metrics.jsonl`. Read are epoch, loss, chance_loss, nmi_previous, moved_share, size_entropy (of 1),
     empty_clusters, largest_share, effective_rank and knn; records from inside an epoch, with `step`, are left out."""

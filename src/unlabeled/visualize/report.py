@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -22,13 +22,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unlabeled.errors import RunError
-from unlabeled.visualize import curves, sprites
-from unlabeled.visualize.facts import Cluster, Neighbours, ReportFacts, Value
+from unlabeled.visualize import atlas, curves, sprites
+from unlabeled.visualize.facts import Atlas, Cluster, Colouring, Neighbours, ReportFacts, Value
+from unlabeled.visualize.training_charts import epoch_table, number, training_charts
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["Cluster", "Neighbours", "ReportFacts", "render", "write_report"]
+    from unlabeled.evaluation.explain import Explanation
+
+__all__ = ["Atlas", "Cluster", "Colouring", "Neighbours", "ReportFacts", "render", "write_report"]
 
 THUMBNAILS_PER_CLUSTER = 12
 MOST_THUMBNAILS = 2400
@@ -36,6 +39,7 @@ MOST_THUMBNAILS = 2400
 FEWEST_PER_CLUSTER = 4
 MOST_SKIPPED = 200
 TILES_ACROSS = 24
+_SCRIPTS = ("report.js", "report_atlas.js", "report_map.js")
 
 _UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"
@@ -77,8 +81,10 @@ def render(facts: ReportFacts) -> str:
 
     environment = _environment()
     folder = resources.files("unlabeled.visualize") / "templates"
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    clusters, pictures = _gallery(facts.clusters)
+    style = "".join((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report_map.css"))
+    wanted = _SCRIPTS if facts.atlas is not None else _SCRIPTS[:1]
+    scripts = [(folder / name).read_text(encoding="utf-8") for name in wanted]
+    clusters, pictures = _gallery(facts.clusters, _traits(facts.explanation))
     sizes = list(facts.cluster_sizes) or [cluster.size for cluster in facts.clusters]
     neighbours = _neighbours(facts.neighbours, pictures)
     sheets, tiles = sprites.pack(pictures, columns=TILES_ACROSS)
@@ -91,8 +97,8 @@ def render(facts: ReportFacts) -> str:
         evidence=[_sentence(part) for part in (facts.verdict.sentence, *facts.verdict.facts) if part],
         advice=_sentence(facts.verdict.advice),
         headlines=_headlines(facts, sizes),
-        charts=[(heading, note, Markup(picture)) for heading, note, picture in _charts(facts)],
-        epochs=_epochs(facts.history),
+        charts=[(heading, note, Markup(picture)) for heading, note, picture in training_charts(facts)],
+        epochs=epoch_table(facts.history),
         score_chart=Markup(_score_chart(facts)),
         clusters=clusters,
         num_hidden=len(facts.clusters) - len(clusters),
@@ -104,9 +110,13 @@ def render(facts: ReportFacts) -> str:
         reasons=Counter(reason for _, reason in facts.skipped).most_common(),
         skipped=facts.skipped[:MOST_SKIPPED],
         style=Markup(style),
-        script=Markup(script),
+        scripts=[Markup(script) for script in scripts],
         # Exactly the text between the tags: a browser runs nothing else.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        script_hashes=[
+            base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii") for script in scripts
+        ],
+        atlas=None if facts.atlas is None else Markup(_atlas_text(facts.atlas, facts.title)),
+        learned=None if facts.explanation is None else _learned(facts.explanation, {one["id"] for one in clusters}),
     )
 
 
@@ -154,19 +164,77 @@ def _prose(text: str) -> str:
     return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
-def _gallery(clusters: Sequence[Cluster]) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+def _gallery(clusters: Sequence[Cluster], traits: Mapping[int, str]) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """Clusters as the template wants them, largest first, and the pictures they refer to by position."""
     ordered = sorted((c for c in clusters if c.size), key=lambda c: (-c.size, c.id))
     each = min(THUMBNAILS_PER_CLUSTER, max(FEWEST_PER_CLUSTER, MOST_THUMBNAILS // max(len(ordered), 1)))
     pictures: list[np.ndarray] = []
-    shown: list[dict[str, Any]] = []
-    for cluster in ordered[: MOST_THUMBNAILS // each]:
-        thumbnails = list(cluster.thumbnails)[:each]
-        names = [*cluster.names, *[""] * len(thumbnails)][: len(thumbnails)]
-        images = [(len(pictures) + i, name) for i, name in enumerate(names)]
-        pictures += thumbnails
-        shown.append({"id": cluster.id, "size": cluster.size, "tightness": cluster.tightness, "images": images})
+
+    def images(
+        thumbnails: Sequence[np.ndarray], names: Sequence[str], rows: Sequence[int]
+    ) -> list[tuple[int, str, int]]:
+        first, count = len(pictures), len(thumbnails)
+        pictures.extend(thumbnails)
+        padded = zip(range(first, first + count), [*names, *[""] * count], [*rows, *[-1] * count], strict=False)
+        return list(padded)
+
+    kept = ordered[: MOST_THUMBNAILS // each]
+    known = {cluster.id for cluster in kept}
+    shown = [
+        {
+            "id": cluster.id,
+            "size": cluster.size,
+            "tightness": cluster.tightness,
+            "images": images(cluster.thumbnails[:each], cluster.names, cluster.rows),
+            "outliers": images(cluster.outliers, cluster.outlier_names, cluster.outlier_rows),
+            "nearest": [(other, other in known) for other in cluster.nearest],
+            "stability": cluster.stability,
+            "trait": traits.get(cluster.id, ""),
+        }
+        for cluster in kept
+    ]
     return shown, pictures
+
+
+def _traits(explanation: Explanation | None) -> dict[int, str]:
+    """What sets a cluster apart, by its number: the sentence without what to do about it."""
+    if explanation is None:
+        return {}
+    return {one.cluster: _sentence(one.text.split(";")[0].partition(" is ")[2]) for one in explanation.traits}
+
+
+def _learned(explanation: Explanation, shown: set[int]) -> dict[str, Any]:
+    """The section on what plain statistics explain: chart, table, sentences with the number of a cluster to link to."""
+    from markupsafe import Markup
+
+    found = explanation.statistics
+    text = "; ".join(f"{one.name} {_percent(one.explained)}, by chance {_percent(one.chance)}" for one in found)
+    chart = curves.against_chance(
+        [(one.name, one.explained, one.chance) for one in found],
+        title="What plain statistics explain of the clusters",
+        description=text,
+    )
+    return {
+        "summary": _sentence(explanation.summary),
+        "chart": Markup(chart) if found else "",
+        "rows": [
+            (
+                one.name,
+                "R²" if one.kind == "number" else "NMI",
+                *map(_percent, (one.explained, one.chance, max(one.beyond_chance, 0.0))),
+            )
+            for one in found
+        ],
+        "traits": [(one.cluster, one.cluster in shown, one.text) for one in explanation.traits],
+    }
+
+
+def _atlas_text(one: Atlas, run: str) -> str:
+    """The data of the map for the page, with names that can stand in a line."""
+    colourings = [replace(c, categories=[printable(name) for name in c.categories]) for c in one.colourings]
+    return atlas.to_json(
+        replace(one, names=[printable(name) for name in one.names], colourings=colourings), printable(run)
+    )
 
 
 def _neighbours(rows: Sequence[Neighbours], pictures: list[np.ndarray]) -> list[dict[str, Any]]:
@@ -201,7 +269,7 @@ def _headlines(facts: ReportFacts, sizes: Sequence[int]) -> list[tuple[str, str,
         middle = f"{statistics.median(used):.0f} in the middle"
         note = f"between {_count_text(min(used))} and {_count_text(max(used))} images each, {middle}"
         lines.append((_count_text(len(used)), "Clusters found" if len(used) != 1 else "Cluster found", note))
-    last = next((record for record in reversed(facts.history) if _number(record, "nmi_previous") is not None), None)
+    last = next((record for record in reversed(facts.history) if number(record, "nmi_previous") is not None), None)
     if facts.scores:
         *others, (name, best) = facts.scores.items()
         against = ", ".join(f"{_percent(value)} for {other}" for other, value in others)
@@ -211,106 +279,6 @@ def _headlines(facts: ReportFacts, sizes: Sequence[int]) -> list[tuple[str, str,
         note = "agreement of the last two clusterings, 1.00 if nothing changed"
         lines.append((f"{last['nmi_previous']:.2f}", "Stability of the clusters", note))
     return lines[:3]
-
-
-# Key in the journal, name in the chart, the question it answers, how to read it.
-_PANELS = (
-    (
-        "loss",
-        "loss",
-        "Is the puzzle being solved?",
-        "The loss says how badly the network predicts which cluster an image is in. Below the dashed line it "
-        "does better than guessing.",
-    ),
-    (
-        "nmi_previous",
-        "NMI",
-        "Are the clusters settling?",
-        "Agreement (NMI) of each clustering with the one before it: 0 is unrelated, 1 the same. A healthy run "
-        "climbs and then flattens.",
-    ),
-    (
-        "moved_share",
-        "moved",
-        "How many images change sides?",
-        "Share of images whose cluster is not the one most of their old companions went to. It falls as the "
-        "clusters settle.",
-    ),
-    (
-        "size_entropy",
-        "evenness",
-        "Are the clusters of similar size?",
-        "Evenness of the cluster sizes: 100 % if all are equal, near 0 if one cluster swallows all.",
-    ),
-    (
-        "knn",
-        "trained",
-        "Do similar images lie together?",
-        "Share of images whose nearest neighbours carry the same label as they do. Labels serve this score "
-        "only, never the training.",
-    ),
-    (
-        "effective_rank",
-        "rank",
-        "How much can the features tell apart?",
-        "Effective rank: about how many independent directions the features use. A fall to 1 means that all "
-        "images look alike.",
-    ),
-)
-
-
-def _charts(facts: ReportFacts) -> list[tuple[str, str, str]]:
-    """(question, how to read it, picture) for every number that was recorded at least once."""
-    charts: list[tuple[str, str, str]] = []
-    for key, label, heading, note in _PANELS:
-        # An epoch without the number was not measured and leaves no gap; one whose number is not finite does.
-        records = [record for record in facts.history if "step" not in record and record.get(key) is not None]
-        values = [_number(record, key) for record in records]
-        known = [value for value in values if value is not None]
-        if not known:
-            continue
-        levels: list[curves.Level] = []
-        if key == "loss":
-            chance = [value for record in records if (value := _number(record, "chance_loss")) is not None]
-            levels = [curves.Level("guessing", chance[-1])] if chance else []
-        elif key == "knn":
-            levels = [
-                curves.Level(name.removesuffix(" network"), value) for name, value in list(facts.scores.items())[:-1]
-            ]
-        summary = f" From {known[0]:.3g} to {known[-1]:.3g} over {len(known)} recorded epochs."
-        picture = curves.svg(
-            [curves.Line(label, [float(record.get("epoch", i)) for i, record in enumerate(records)], values)],
-            title=heading,
-            description=note + summary + "".join(f" {level.label}: {level.value:.3g}." for level in levels),
-            x_label="epoch",
-            levels=levels,
-            y_range={"loss": (None, None), "effective_rank": (0, None)}.get(key, (0, 1)),
-            percent=key in ("moved_share", "size_entropy", "knn"),
-        )
-        charts.append((heading, note, picture))
-    return charts
-
-
-_COLUMNS = {
-    "epoch": "epoch",
-    "loss": "loss",
-    "chance_loss": "guessing",
-    "nmi_previous": "NMI",
-    "moved_share": "moved",
-    "size_entropy": "evenness",
-    "empty_clusters": "empty",
-    "largest_share": "largest",
-    "effective_rank": "rank",
-    "knn": "kNN",
-}
-
-
-def _epochs(history: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The curves as a table: column names and rows, only columns that hold a number."""
-    records = [record for record in history if "step" not in record]
-    keys = [key for key in _COLUMNS if any(_number(record, key) is not None for record in records)]
-    rows = [["" if (value := _number(record, key)) is None else f"{value:.4g}" for key in keys] for record in records]
-    return [_COLUMNS[key] for key in keys], rows
 
 
 def _score_chart(facts: ReportFacts) -> str:
@@ -340,11 +308,6 @@ def _size_chart(sizes: Sequence[int]) -> str:
     facts = _size_facts(sizes)
     text = f"{len(sizes)} clusters; the middle one has {facts['median']} images, the largest {facts['largest']}."
     return curves.histogram(list(sizes), title="Cluster sizes", description=text, x_label="images in the cluster")
-
-
-def _number(record: Mapping[str, Any], key: str) -> float | None:
-    value = record.get(key)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _percent(value: float) -> str:

@@ -22,6 +22,12 @@
     });
   }
 
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#cluster-"]');
+    if (!link) return;
+    if ([...gallery.children].findIndex((card) => `#${card.id}` === link.hash) >= FEW) showAll();
+  });
+
   const value = (card, key) => {
     const text = card.dataset[key];
     return text === "" ? null : Number(text);
@@ -45,13 +51,17 @@
     document.getElementById("viewer-note").textContent = card.querySelector("p").textContent;
     const figures = [...card.querySelectorAll(".t")].map((thumb) => {
       const item = document.createElement("li");
+      // One that has neighbours can be opened in turn.
+      const holder = document.createElement("image" in thumb.dataset ? "button" : "div");
+      holder.className = "pick";
       const picture = thumb.cloneNode();
       const name = document.createElement("bdi");
       picture.removeAttribute("title");
       picture.setAttribute("role", "img");
       picture.setAttribute("aria-label", thumb.title || "image");
       name.append(...thumb.title.split("/").flatMap((part, i) => (i ? ["/", document.createElement("wbr"), part] : [part])));
-      item.append(picture, name);
+      holder.append(picture, name);
+      item.append(holder);
       return item;
     });
     viewer.querySelector(".large").replaceChildren(...figures);
@@ -66,6 +76,8 @@
   for (const button of gallery.querySelectorAll(".enlarge")) button.hidden = false;
   gallery.addEventListener("click", (event) => {
     const card = event.target.closest("li");
+    // A picture with neighbours shows them instead.
+    if (event.target.closest("[data-image]")) return;
     if (card && event.target.closest(".thumbs, .enlarge")) show(card);
   });
   viewer.addEventListener("click", (event) => {
