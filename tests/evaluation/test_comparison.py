@@ -65,7 +65,7 @@ def test_numbers_of_every_form_of_result():
     ]
     rows = {"4": {"images": 40, "top1": 0.6, "ci95": 0.05, "scratch": 0.3, "gain": 0.3}}
     table = {"shots": rows, "spread": {"confidence": 0.95, "4": {"trained": {"top1": {"mean": 0.6}}}}, "chance": 0.1}
-    assert list(numbers(table)) == [(("top-1, 4 labels a class", True), Score(0.6, 0.05, 0.3))]
+    assert list(numbers(table)) == [(("top-1, labels a class: 4", True), Score(0.6, 0.05, 0.3))]
     assert next(iter(numbers({"in_clique_of_3": 0.4, "untrained_in_clique_of_3": 0.1})))[1] == Score(0.4, None, 0.1)
     assert list(numbers({})) == []
 

@@ -41,7 +41,7 @@ WORDS = {
     "in_clique_of_3": "images in a clique of 3 neighbours",
 }
 """Numbers by their key, in words."""
-ROWS = {"shots": "labels a class", "fractions": "of the labels"}
+ROWS = {"shots": "labels a class: ", "fractions": "labelled: "}
 """What the names of a table's rows count."""
 BASELINES = ("untrained", "scratch")
 """Keys under which protocols return what the network before training got."""
@@ -228,7 +228,7 @@ def _rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if isinstance(entries, Mapping):
             for name, row in cast("Mapping[str, Any]", entries).items():
                 if isinstance(row, Mapping) and _has_baseline(cast("Mapping[str, Any]", row)):
-                    yield f"{name} {ROWS.get(table, '')}".strip(), cast("Mapping[str, Any]", row)
+                    yield f"{ROWS.get(table, '')}{name}", cast("Mapping[str, Any]", row)
 
 
 def _has_baseline(scores: Mapping[str, Any]) -> bool:
