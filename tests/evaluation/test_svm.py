@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 import unlabeled
 from pictures import Trained
 from unlabeled.evaluation.partial import Partial
-from unlabeled.evaluation.svm import SvmProbe
+from unlabeled.evaluation.svm import SvmProbe, compact
 
 
 def rows(count: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,6 +45,20 @@ def test_scores_are_scikit_learns(classes: int, tmp_path: Path):
     assert (scores["a"].top5 is None) == (classes == 2)
     assert probe.scores() == scores  # from what was kept
     assert dict(probe.run())["a/top1"] == scores["a"].top1
+
+
+def test_more_numbers_than_rows_are_no_loss():
+    train, labels = rows(40, 4, 0)
+    test, _ = rows(20, 4, 1)
+    wide = torch.randn(8, 90, generator=torch.Generator().manual_seed(2)).double() / 9
+    noise = torch.randn(60, 90, generator=torch.Generator().manual_seed(3)).double() / 5
+    own, asked = train.double() @ wide + noise[:40], test.double() @ wide + noise[40:]
+    few, others = compact(own, asked)
+    assert few.shape == (40, 40)
+    plain = LinearSVC(max_iter=5000, tol=1e-8).fit(own, labels).decision_function(asked)
+    np.testing.assert_allclose(
+        LinearSVC(max_iter=5000, tol=1e-8).fit(few, labels).decision_function(others), plain, atol=1e-3
+    )
 
 
 def test_a_class_without_a_training_row_is_never_chosen():

@@ -30,8 +30,8 @@ EPOCHS = 90
 """Of the published probes."""
 QUICK_EPOCHS = 20
 QUICK_WIDTH = 512
-QUICK_TRAIN, QUICK_TEST = 2000, 1000
-"""Images of a quick call at most."""
+QUICK_TRAIN, QUICK_TEST, QUICK_SVM = 2000, 1000, 800
+"""Images of a quick call at most; the solver of the SVM takes long."""
 VALIDATION = 0.1
 """Share of the training images that the best epoch and the hyper-parameters are chosen on."""
 VALIDATION_IMAGES = 10_000
@@ -76,13 +76,13 @@ class ProbeImages:
         return FrozenRows(network, self.views, self.images.labels, part, central, cached, run.config.seed, title)
 
 
-def probe_images(run: Run, asked: Request) -> ProbeImages:
-    """Open the images of a probe; a tenth of the training images is for choosing."""
+def probe_images(run: Run, asked: Request, quick: int = QUICK_TRAIN) -> ProbeImages:
+    """Open the images of a probe, at most `quick` to learn from if it is to be quick; a tenth of them is for choosing."""
     images, seed = labelled_split(run, asked), run.config.seed
     train, test = images.train, images.test
     if asked.quick:
         train, test = (
-            evenly_by_class(images.labels, train, QUICK_TRAIN),
+            evenly_by_class(images.labels, train, quick),
             evenly_by_class(images.labels, test, QUICK_TEST),
         )
     share = min(VALIDATION, VALIDATION_IMAGES / len(train))
@@ -210,7 +210,7 @@ def svm(run: Run, asked: Request, *, stages: str | None = None, folds: int = 1) 
     """
     check_probe(None, None, None, folds)
     names = parse_stages(stages, run.backbone, output=True)
-    data = probe_images(run, asked)
+    data = probe_images(run, asked, QUICK_SVM)
     rows, seed, labels = data.training_rows, run.config.seed, data.images.labels
     place = folds_of(labels, rows, folds, seed) if folds > 1 else [(data.part.train, data.part.validation)]
     positions = [(torch.searchsorted(rows, own), torch.searchsorted(rows, chosen)) for own, chosen in place]
