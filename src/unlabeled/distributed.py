@@ -67,7 +67,8 @@ def process_group(device: str) -> Generator[None]:
     store, rank, size = next(dist.rendezvous("env://"))
     # A name of its own for each group of a process: a script that trains twice would wait for the addresses of the first.
     own = dist.PrefixStore(f"unlabeled-{next(_groups)}", store)
-    backend = "nccl" if device == "cuda" else "gloo"
+    # Features are gathered on the CPU also where the network is on a GPU, which NCCL alone refuses.
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=timedelta(hours=12))
     try:
         yield
