@@ -33,7 +33,7 @@ AUTOGRAD_LIMIT = 200_000
 def run(quick: bool) -> list[dict[str, Any]]:
     """A row for each size of the bank and each rival; the detail tells memory."""
     rows: list[dict[str, Any]] = []
-    for count in (10_000, 50_000) if quick else (50_000, 1_281_167):
+    for count in (10_000, 50_000) if quick else (50_000, 200_000, 500_000, 1_281_167):
         names = [OURS, *(name for name in RIVALS if name != "autograd softmax" or count <= AUTOGRAD_LIMIT)]
         seconds = time_in_turn(count, names, 3 if quick else 7)
         extra = {name: memory_in_new_process(count, name) for name in names}
