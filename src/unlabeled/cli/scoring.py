@@ -45,24 +45,35 @@ def evaluate(
 ) -> None:
     """Score a run against labels, beside the untrained network and raw pixels.
 
+    Nothing is trained for
+
+    * `knn`: share of images whose nearest neighbours vote for the right label
+    * `knn-bank`: the same for --test images among the rows of instance's memory bank, whose images are DATA
+    * `nmi`: how much clusters and labels say about each other
+    * `edge-ratio`: share of nearest-neighbour edges that stay inside a class
+    * `cliques`: share of images in groups that are all neighbours of each other; needs no labels
+    * `retrieval`: mean average precision of finding the same thing, by lists in the layout of Oxford Buildings
+
+    a classifier on the frozen network for
+
+    * `linear`: accuracy of a linear classifier on every stage
+    * `svm`: the same of a linear support vector machine, and on the feature
+    * `mlp`: accuracy of a perceptron on the last map
+
+    and more of the network, against the same from scratch, for
+
+    * `low-shot`: accuracy with a few labelled images a class
+    * `semi-supervised`: accuracy with a labelled share of the images
+    * `voc-classification`: which classes are in a picture; DATA is a VOC devkit
+    * `voc-detection`: where the objects are, with Fast or Faster R-CNN, likewise
+    * `voc-segmentation`: the class of every pixel, likewise
+
+    `all` takes every one that the data allow and makes one table of them: RUN/comparison.md, .json and .html.
+
     Parameters
     ----------
     protocol
-        all: every one that the data allow, in one table: RUN/comparison.md, .json and .html.
-        knn: share of images whose nearest neighbours vote for the right label.
-        knn-bank: the same for --test images among the rows of instance's memory bank, whose images are DATA.
-        mlp: accuracy of a perceptron on the last map of the frozen network.
-        svm: accuracy of a linear support vector machine on every stage and on the feature.
-        linear: accuracy of a linear classifier on every stage of the frozen network.
-        nmi: how much clusters and labels say about each other.
-        edge-ratio: share of nearest-neighbour edges that stay inside a class.
-        low-shot: accuracy of the whole network fine-tuned on a few images a class, against training from scratch.
-        semi-supervised: the same from a labelled share of the images.
-        cliques: share of images in groups that are all neighbours of each other; needs no labels.
-        retrieval: mean average precision of finding the same thing, by lists in the layout of Oxford Buildings.
-        voc-classification: which classes are in a picture, on a VOC devkit (DATA), convolutions frozen or fine-tuned.
-        voc-detection: where the objects of each class are, with Fast or Faster R-CNN, likewise.
-        voc-segmentation: the class of every pixel, likewise.
+        One of the names above.
     run
         Folder of the run.
     data
