@@ -23,7 +23,7 @@ LAYERS = (
     ("training", "plan", "catalogue", "images", "evaluation", "visualize", "weights"),
     (
         *("recipes", "protocols", "overview", "summary", "run", "embedding", "session", "demonstration", "api"),
-        *("cli", "__main__", "__init__"),
+        *("clustered", "explorer", "notebook", "cli", "__main__", "__init__"),
     ),
 )
 LEAVES = LAYERS[4]

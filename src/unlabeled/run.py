@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 
 from unlabeled import checkpoint, progress
 from unlabeled.catalogue import Catalogue
+from unlabeled.clustered import Clustered, clustered, require_empty, sort_into_folders, write_clusters
 from unlabeled.config import Config
 from unlabeled.data.sources import Source, open_source
 from unlabeled.data.store import ImageStore
@@ -34,20 +34,12 @@ from unlabeled.journal import read as read_journal
 from unlabeled.methods import build_method, build_network
 from unlabeled.methods.base import Method
 from unlabeled.models import Backbone
-from unlabeled.runfolder import RunFolder, csv_text, find, require_writable
+from unlabeled.runfolder import RunFolder, find, require_writable
 
 if TYPE_CHECKING:
+    from unlabeled.explorer.answers import Answers
+    from unlabeled.notebook import Query, Shown
     from unlabeled.weights.export import Exported
-
-
-@dataclass(frozen=True)
-class Clustered:
-    """One image: its cluster, its distance to the cluster's centre, and whether it is unlike anything seen in training."""
-
-    path: str
-    cluster: int
-    distance: float
-    unlike: bool
 
 
 @dataclass(frozen=True)
@@ -355,6 +347,26 @@ class Run:
         trained = export.Trained(deepcopy(self.backbone).cpu().eval(), self.config, self.record, kind)
         return export.export(trained, format, Path(out), license) if is_main() else export.Exported([], "")
 
+    def visualize(
+        self, what: str, data: str | Path | None = None, *, out: str | Path | None = None, **options: Any
+    ) -> list[Path]:
+        """Draw a picture of the run and write it with its numbers; returns the files. See `unlabeled.pictures`.
+
+        Args:
+            what: `filters`, `neighbors` and so on: a name of `unlabeled.pictures.PICTURES`.
+            data: images; the training images where not given.
+            out: folder to write to; RUN/pictures where not given.
+            options: the picture's own, for example `stage` of ascent.
+
+        Raises:
+            ConfigError: unknown picture or option.
+            DataError: images or labels do not fit.
+            RunError: the run lacks what is to be drawn, or `out` cannot be written.
+        """
+        from unlabeled import pictures
+
+        return pictures.draw(self, what, data, out, options)
+
     def report(self, out: str | Path | None = None, *, store: ImageStore | None = None) -> Path:
         """Write the report, one HTML file that opens from disk without a network; returns where it is.
 
@@ -368,62 +380,37 @@ class Run:
             require_writable(Path(out))
         return write(self, store or self.record.open(self.record.data), Path(out) if out else self.folder.report)
 
+    @cached_property
+    def answers(self) -> Answers:
+        """The training images and their clusters, opened for looking at. Raises RunError or DataError where one is gone."""
+        from unlabeled.explorer.answers import Answers
 
-def clustered(
-    names: Sequence[str], cluster: torch.Tensor, distance: torch.Tensor, unlike: torch.Tensor
-) -> list[Clustered]:
-    """Rows of columns: `cluster` int64 [M], `distance` [M], `unlike` bool [M]."""
-    columns = zip(names, cluster.tolist(), distance.tolist(), unlike.tolist(), strict=True)
-    return [Clustered(*row) for row in columns]
+        return Answers(self)
 
+    def explore(self, port: int = 8765, *, browser: bool = True) -> None:
+        """Serve the explorer on 127.0.0.1 until Ctrl-C; see docs/explorer.md. Port 0 is any that is free.
 
-def write_clusters(path: Path, rows: Sequence[Clustered]) -> None:
-    """Write clusters as CSV."""
-    table = ((row.path, row.cluster, f"{row.distance:.5f}", int(row.unlike)) for row in rows)
-    text = csv_text(("path", "cluster", "distance", "unlike"), table)
-    RunFolder(path.parent).write_text(path, text)
+        Raises:
+            ConfigError: the port is taken.
+            RunError, DataError: the run has not ended, or its images are gone.
+        """
+        from unlabeled.explorer.server import serve
 
+        serve(self.answers, port, browser)
 
-def require_empty(folder: Path) -> None:
-    """Refuse a folder that holds something.
+    def show_clusters(self, count: int = 12, images: int = 10) -> Shown:
+        """The `count` largest clusters with their most typical images, for a notebook. Raises ConfigError below 1."""
+        from unlabeled.notebook import show_clusters
 
-    Raises:
-        DataError: it does, or it is a file.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        state = "not empty" if folder.is_dir() else "a file"
-        raise DataError(f"{folder} is {state}; give --to-folders a new or empty folder.")
+        return show_clusters(self, count, images)
 
+    def show_neighbors(self, queries: Query | Sequence[Query], k: int = 8) -> Shown:
+        """The k images most like each query, for a notebook: numbers of training images, or image files.
 
-def sort_into_folders(folder: Path, rows: Sequence[Clustered], locations: Sequence[Path | None]) -> None:
-    """Make `folder/cluster-0007/` and so on, with links to the images, or copies where links are not to be had.
+        Raises:
+            ConfigError: k is below 1.
+            DataError: there is no such image, or it cannot be read.
+        """
+        from unlabeled.notebook import show_neighbors
 
-    Raises:
-        DataError: the folder is not empty, or an image is no file (but in an array or archive) or no longer there.
-        RunError: the folder cannot be written.
-    """
-    require_empty(folder)
-    files = [location for location in locations if location is not None and location.is_file()]
-    if len(files) < len(rows):
-        raise DataError(
-            f"--to-folders needs images that are files, and {len(rows) - len(files):,} of {len(rows):,} are not: unpack arrays "
-            "and archives first, and put images back that were moved since the training."
-        )
-    try:
-        for number, (row, location) in enumerate(zip(rows, files, strict=True)):
-            target = folder / f"cluster-{row.cluster:04d}"
-            target.mkdir(parents=True, exist_ok=True)
-            # The index in front keeps equal names from different folders apart.
-            link_or_copy(location.resolve(), target / f"{number:07d}-{location.name}")
-    except OSError as error:
-        raise RunError(
-            f"cannot write {folder} ({error.strerror or error}); free some space or choose another folder."
-        ) from None
-
-
-def link_or_copy(file: Path, link: Path) -> None:
-    """A symbolic link to `file`, or a copy where the file system has none."""
-    try:
-        os.symlink(file, link)
-    except (OSError, NotImplementedError):
-        shutil.copy2(file, link)
+        return show_neighbors(self, queries, k)

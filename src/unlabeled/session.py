@@ -14,6 +14,7 @@ import torch
 
 from unlabeled import catalogue, progress
 from unlabeled.allocator import use_big_pages_allocator
+from unlabeled.clustered import clustered, write_clusters
 from unlabeled.config import Config, DataFacts
 from unlabeled.data.loading import Loader
 from unlabeled.data.sources import open_source
@@ -30,7 +31,7 @@ from unlabeled.plan import plan
 from unlabeled.protocols.monitor import Monitor, training_labels
 from unlabeled.recipes import configure
 from unlabeled.recipes.sizing import clusters_for
-from unlabeled.run import Run, clustered, write_clusters
+from unlabeled.run import Run
 from unlabeled.runfolder import RunFolder, environment
 from unlabeled.signals import Stop, stop_on_signals
 from unlabeled.training import Evaluator, train

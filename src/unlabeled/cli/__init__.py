@@ -10,7 +10,8 @@ import sys
 from cyclopts import CycloptsError
 
 # Importing a file of verbs adds them to the program, in the order of its help.
-from unlabeled.cli import training as training, using as using, scoring as scoring, weights as weights  # isort: skip
+from unlabeled.cli import training as training, using as using, scoring as scoring  # isort: skip
+from unlabeled.cli import pictures as pictures, exploring as exploring, weights as weights  # isort: skip
 from unlabeled.cli.console import app, errors, fail
 from unlabeled.cli.mistakes import sentence
 from unlabeled.errors import Interrupted, UnlabeledError

@@ -1,0 +1,40 @@
+"""The verb that looks at a run in the browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from unlabeled.cli.console import app, is_first
+from unlabeled.cli.flags import DeviceName
+
+
+@app.command(usage="Usage: unlabeled explore RUN [OPTIONS]")
+def explore(
+    run: Path,
+    *,
+    port: int = 8765,
+    no_browser: Annotated[bool, Parameter(negative="")] = False,
+    device: DeviceName = "auto",
+) -> None:
+    """Look at a run in the browser: clusters, images, neighbours, search with an image of yours. Ctrl-C ends it.
+
+    The pages come from this machine and are for this machine only; nothing is written and nothing is sent anywhere.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    port
+        Where to listen on 127.0.0.1; 0 takes any that is free.
+    no_browser
+        Do not open the browser, only say the address.
+    device
+        Where to compute.
+    """
+    from unlabeled import api, session
+
+    if is_first:
+        api.load(run, device=session.prepare_device(device)).explore(port, browser=not no_browser)

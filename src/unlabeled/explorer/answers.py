@@ -1,0 +1,173 @@
+"""What the pages of the explorer ask, answered from a run as plain values for JSON: never more than one page of anything."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unlabeled import __version__, health
+from unlabeled.data.decode import Undecodable, decode, to_channels
+from unlabeled.data.sources import Source
+from unlabeled.errors import DataError, UnlabeledError
+from unlabeled.explorer.order import ClusterOrder, MemberOrder, Order
+from unlabeled.explorer.pictures import Pictures
+from unlabeled.visualize.report import printable
+
+if TYPE_CHECKING:
+    from unlabeled.run import Run
+
+TYPICAL = 8
+"""Members shown of a cluster in the list of all."""
+NEIGHBORS = 24
+ALIKE = 5
+
+
+class NotThere(DataError):
+    """No image or cluster has this number."""
+
+
+class Upload(Source):
+    """One image that came from outside, in memory."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(Path(name), "upload", [name])
+        self._content = content
+
+    def read(self, index: int) -> bytes:
+        """The bytes that came."""
+        return self._content
+
+    def fingerprint(self, index: int) -> tuple[int | str, ...]:
+        """Digest of the bytes."""
+        return (hashlib.blake2b(self._content, digest_size=16).hexdigest(),)
+
+
+class Answers:
+    """A run, opened for looking at. May be asked from several threads."""
+
+    def __init__(self, run: Run) -> None:
+        """Raises RunError where the run has not finished, DataError where its images are gone."""
+        self._run = run
+        self._catalogue = run.catalogue
+        self._names = run.names
+        self._unlike = self._catalogue.unlike
+        self.order = Order(self._catalogue)
+        self.pictures = Pictures(run.record, self._names)
+        # Two searches at once would only take each other's cores.
+        self._network = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def about(self) -> dict[str, Any]:
+        """The run in a few words and numbers."""
+        run = self._run
+        return {
+            "title": printable(run.path.resolve().name),
+            "subtitle": f"{run.config.method} on {len(self):,} images from {printable(Path(run.record.data).name)}",
+            "images": len(self),
+            "clusters": int((self.order.sizes > 0).sum()),
+            "unlike": int(self._unlike.sum()),
+            "verdict": health.diagnose([record for record in run.history if record["epoch"] > 0]).status,
+            "generator": f"unlabeled {__version__}",
+        }
+
+    def clusters(self, by: ClusterOrder, offset: int, limit: int) -> dict[str, Any]:
+        """One page of the clusters, each with its most typical images."""
+        numbers = self.order.clusters(by)
+        shown = [
+            self._cluster(int(number)) | {"typical": self.images(self.order.members(int(number))[:TYPICAL].tolist())}
+            for number in numbers[offset : offset + limit]
+        ]
+        return {"total": len(numbers), "offset": offset, "clusters": shown}
+
+    def cluster(self, number: int, by: MemberOrder, offset: int, limit: int) -> dict[str, Any]:
+        """One page of the images of a cluster, and the clusters most like it. Raises NotThere."""
+        if not 0 <= number < len(self.order.sizes):
+            raise NotThere(
+                f"there is no cluster {number}: clusters have the numbers 0 to {len(self.order.sizes) - 1:,}."
+            )
+        members = self.order.members(number, by)
+        return {
+            **self._cluster(number),
+            "total": len(members),
+            "offset": offset,
+            "alike": [self._cluster(other) for other in self.order.alike(number, ALIKE)],
+            "images": self.images(members[offset : offset + limit].tolist()),
+        }
+
+    def image(self, index: int, count: int = NEIGHBORS) -> dict[str, Any]:
+        """One image and the images most similar to it. Raises NotThere."""
+        self.require(index)
+        found = self.order.nearest(self._catalogue.features[index], count, without=index)
+        return self.images([index])[0] | {"neighbours": self._similar(found)}
+
+    def find(self, text: str, offset: int, limit: int) -> dict[str, Any]:
+        """One page of the images whose name holds `text` (in any case), before them the one with that number."""
+        needle = text.strip().casefold()
+        if not needle:
+            raise DataError("there is nothing to look for: give a part of a name, or the number of an image.")
+        found = [i for i, name in enumerate(self._names) if needle in name.casefold()]
+        if needle.isascii() and needle.isdigit() and len(needle) < 10 and int(needle) < len(self):
+            number = int(needle)
+            found = [number, *(i for i in found if i != number)]
+        return {"total": len(found), "offset": offset, "images": self.images(found[offset : offset + limit])}
+
+    def search(self, content: bytes, count: int = NEIGHBORS) -> dict[str, Any]:
+        """The images most similar to an encoded one, and the cluster it would be in. Raises DataError."""
+        name = "this file"
+        with self._network:
+            try:
+                to_channels(decode(content, name), self._run.record.channels)
+            except Undecodable as error:
+                raise DataError(f"this file cannot be searched for: {error.reason}.") from error
+            # No cache: the explorer writes nothing.
+            store = replace(self._run.record, cache=None).open(Upload(content, name), title="reading the query")
+            features = self._run.features_of(store)
+            belongs = self._catalogue.assign(features)
+        return {
+            "cluster": int(belongs.cluster[0]),
+            "distance": float(belongs.distance[0]),
+            "unlike": bool(belongs.unlike[0]),
+            "neighbours": self._similar(self.order.nearest(features[0], count)),
+        }
+
+    def warm_up(self) -> None:
+        """Load the network, so that the first search does not wait for it; what is wrong with it a search will say."""
+        with self._network, suppress(UnlabeledError):
+            self._run.backbone  # noqa: B018  (loaded when it is first asked for)
+
+    def require(self, index: int) -> None:
+        """Raises NotThere unless `index` is that of an image."""
+        if not 0 <= index < len(self):
+            raise NotThere(f"there is no image {index}: images have the numbers 0 to {len(self) - 1:,}.")
+
+    def images(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """What is known of images, one dict each."""
+        rows = torch.tensor(indices, dtype=torch.int64)
+        columns = zip(
+            indices,
+            self._catalogue.clusters[rows].tolist(),
+            self._catalogue.distances[rows].tolist(),
+            self._unlike[rows].tolist(),
+            strict=True,
+        )
+        return [
+            {"index": i, "name": printable(self._names[i]), "cluster": cluster, "distance": distance, "unlike": unlike}
+            for i, cluster, distance, unlike in columns
+        ]
+
+    def _cluster(self, number: int) -> dict[str, Any]:
+        size, tightness = int(self.order.sizes[number]), float(self.order.tightness[number])
+        return {"number": number, "size": size, "tightness": tightness}
+
+    def _similar(self, found: list[tuple[int, float]]) -> list[dict[str, Any]]:
+        shown = self.images([index for index, _ in found])
+        return [one | {"similarity": similarity} for one, (_, similarity) in zip(shown, found, strict=True)]

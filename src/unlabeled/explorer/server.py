@@ -1,0 +1,305 @@
+"""A small server for one person on one machine: pages, JSON and pictures of a run, and nothing else.
+
+It listens on 127.0.0.1 only and writes nothing. Other programs of the machine and pages of other sites are kept out as far
+as a server without passwords can: a request must name this machine as its host (a foreign name that was made to point
+here is refused) and must not come from another origin. Images are asked for by number, so no path of the file system is
+ever made from a request. Whatever is refused is answered with one sentence as JSON.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
+from typing import Any, Final, get_args
+from urllib.parse import parse_qs
+
+from unlabeled import progress
+from unlabeled.errors import ConfigError, UnlabeledError
+from unlabeled.explorer.answers import Answers, NotThere
+from unlabeled.explorer.order import ClusterOrder, MemberOrder
+from unlabeled.explorer.pictures import Picture
+
+ADDRESS: Final = "127.0.0.1"
+HOSTS: Final = frozenset({"127.0.0.1", "localhost"})
+"""Names of this machine; any port, because tunnels change it."""
+UPLOAD_BYTES: Final = 64 << 20
+"""The largest image file a search takes."""
+MOST_AT_ONCE: Final = 200
+"""Entries of one page of anything."""
+PORTS_TRIED: Final = 100
+SILENCE_SECONDS: Final = 30.0
+"""A connection that says nothing for so long is closed."""
+
+# No inline script or style, no form, no frame, no request to anywhere else; a dropped image is shown from memory (blob:).
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_FILES = {
+    "/": ("unlabeled.explorer", "pages/index.html", "text/html; charset=utf-8"),
+    "/explorer.css": ("unlabeled.explorer", "pages/explorer.css", "text/css; charset=utf-8"),
+    "/explorer.js": ("unlabeled.explorer", "pages/explorer.js", "text/javascript; charset=utf-8"),
+    "/report.css": ("unlabeled.visualize", "templates/report.css", "text/css; charset=utf-8"),
+}
+_NUMBERED = re.compile(r"/(api/cluster|api/image|thumbnail|picture)/([0-9]{1,18})")
+_LISTS = ("/api/run", "/api/clusters", "/api/find")
+_SEARCH = "/api/search"
+
+
+class Refused(UnlabeledError):
+    """A request that is not answered, with the status of HTTP that says why."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one run; `address` is what to open in a browser."""
+
+    daemon_threads = True
+
+    def __init__(self, answers: Answers, port: int) -> None:
+        """Raises ConfigError where the port is taken, naming the next free one, or cannot be used."""
+        self.answers = answers
+        self.files = {
+            path: Picture((resources.files(package) / name).read_bytes(), media_type)
+            for path, (package, name, media_type) in _FILES.items()
+        }
+        if not 0 <= port <= 65535:
+            raise ConfigError(f"--port must be between 0 and 65535, got {port}; 0 takes any that is free.")
+        try:
+            super().__init__((ADDRESS, port), Handler)
+        except OSError as error:
+            raise ConfigError(_port_sentence(port, error)) from None
+
+    @property
+    def address(self) -> str:
+        """URL of the first page."""
+        return f"http://{ADDRESS}:{self.server_port}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A reader that goes away in the middle is no error."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
+    protocol_version = "HTTP/1.1"
+    timeout = SILENCE_SECONDS
+
+    def do_GET(self) -> None:
+        """Pages, JSON and pictures."""
+        self._answer(self._get)
+
+    def do_HEAD(self) -> None:
+        """The headers of the same."""
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        """The search with an image."""
+        self._answer(self._post)
+
+    def version_string(self) -> str:
+        """What the header Server says."""
+        return "unlabeled"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent: the terminal is the person's."""
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Called by the library for what is no HTTP, and for other methods."""
+        self.close_connection = True
+        if code == 501:
+            self._refuse(405, f"only GET, HEAD and, for {_SEARCH}, POST are answered here.")
+        else:
+            self._refuse(code, f"this request cannot be understood (HTTP status {code}).")
+
+    def _answer(self, make: Callable[[], Picture]) -> None:
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            # What is sent and not read must not pass for the next request.
+            self.close_connection = True
+        try:
+            self._admit()
+            found = make()
+        except Refused as refused:
+            self._refuse(refused.status, str(refused))
+        except NotThere as error:
+            self._refuse(404, str(error))
+        except UnlabeledError as error:
+            self._refuse(422, str(error))
+        else:
+            self._send(200, found)
+
+    def _admit(self) -> None:
+        # DNS rebinding: a page of a foreign site whose name now points to this machine still sends its own name as host.
+        hosts = self.headers.get_all("Host") or []
+        host = hosts[0] if len(hosts) == 1 else ""
+        name, _, port = host.partition(":")
+        if name.lower() not in HOSTS or (port and not (port.isascii() and port.isdigit())):
+            raise Refused(403, f"this server answers to {ADDRESS} and localhost only; open {self.server.address}")
+        origin = self.headers.get("Origin")
+        if origin is not None and origin != f"http://{host}":
+            raise Refused(403, "requests from pages of other sites are not answered.")
+        came_from = self.headers.get("Sec-Fetch-Site", "none")
+        if came_from not in ("none", "same-origin") and self.path != "/":
+            raise Refused(403, "requests from pages of other sites are not answered.")
+
+    def _get(self) -> Picture:
+        path, _, query = self.path.partition("?")
+        if path in self.server.files:
+            return self.server.files[path]
+        if path == _SEARCH:
+            raise Refused(405, f"{_SEARCH} wants POST, with an image file as the body.")
+        answers = self.server.answers
+        if path in _LISTS:
+            return _as_json(self._list(path, _Query(query)))
+        if not (match := _NUMBERED.fullmatch(path)):
+            raise Refused(404, "there is no such page; the explorer begins at /.")
+        kind, number = match[1], int(match[2])
+        if kind == "api/cluster":
+            asked = _Query(query)
+            by = asked.one_of("order", get_args(MemberOrder))
+            return _as_json(answers.cluster(number, by, asked.offset, asked.limit))
+        answers.require(number)
+        if kind == "api/image":
+            return _as_json(answers.image(number))
+        return answers.pictures.thumbnail(number) if kind == "thumbnail" else answers.pictures.large(number)
+
+    def _list(self, path: str, asked: _Query) -> dict[str, Any]:
+        answers = self.server.answers
+        if path == "/api/run":
+            return answers.about()
+        if path == "/api/clusters":
+            return answers.clusters(asked.one_of("order", get_args(ClusterOrder)), asked.offset, asked.limit)
+        return answers.find(asked.text("text"), asked.offset, asked.limit)
+
+    def _post(self) -> Picture:
+        if self.path != _SEARCH:
+            raise Refused(405 if self.path in (*self.server.files, *_LISTS) else 404, f"only {_SEARCH} takes POST.")
+        kind = self.headers.get_content_type()
+        # Neither kind can be sent by another site without asking first, and we never say yes.
+        if kind != "application/octet-stream" and not kind.startswith("image/"):
+            raise Refused(
+                415, f"a search wants an image file (Content-Type image/… or application/octet-stream), got {kind}."
+            )
+        return _as_json(self.server.answers.search(self._body()))
+
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not re.fullmatch("[0-9]{1,18}", length) or "Transfer-Encoding" in self.headers:
+            raise Refused(411, "a search must say how long its image is (Content-Length).")
+        if int(length) > UPLOAD_BYTES:
+            raise Refused(
+                413, f"the file has {int(length):,} bytes and a search takes at most {UPLOAD_BYTES:,}: make it smaller."
+            )
+        try:
+            content = self.rfile.read(int(length))
+        except TimeoutError:
+            raise Refused(408, "the image did not arrive in time.") from None
+        if len(content) < int(length):
+            raise Refused(400, f"the image is cut short: {len(content):,} of {int(length):,} bytes arrived.")
+        return content
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        self._send(status, _as_json({"error": sentence[:1].upper() + sentence[1:]}))
+
+    def _send(self, status: int, answer: Picture) -> None:
+        self.send_response(status)
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", answer.media_type)
+        self.send_header("Content-Length", str(len(answer.content)))
+        if status == 405:
+            self.send_header("Allow", "GET, HEAD, POST")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.content)
+
+
+class _Query:
+    """The part of an address behind the question mark. Raises Refused for what cannot be meant."""
+
+    def __init__(self, query: str) -> None:
+        try:
+            self._values = parse_qs(query, keep_blank_values=True, max_num_fields=8, errors="strict")
+        except (ValueError, UnicodeDecodeError):
+            raise Refused(400, "what stands behind the question mark cannot be understood.") from None
+
+    @property
+    def offset(self) -> int:
+        return self._number("offset", 0, 10**12)
+
+    @property
+    def limit(self) -> int:
+        return max(1, self._number("limit", 48, MOST_AT_ONCE))
+
+    def text(self, name: str) -> str:
+        return self._values.get(name, [""])[-1]
+
+    def one_of(self, name: str, known: tuple[Any, ...]) -> Any:
+        value = self._values.get(name, [known[0]])[-1]
+        if value not in known:
+            raise Refused(400, f"{name} must be one of {', '.join(known)}.")
+        return value
+
+    def _number(self, name: str, default: int, most: int) -> int:
+        value = self._values.get(name, [str(default)])[-1]
+        if not re.fullmatch("[0-9]{1,18}", value) or int(value) > most:
+            raise Refused(400, f"{name} must be a whole number from 0 to {most:,}.")
+        return int(value)
+
+
+def _as_json(value: dict[str, Any]) -> Picture:
+    return Picture(json.dumps(value).encode(), "application/json")
+
+
+def _port_sentence(port: int, error: OSError) -> str:
+    if error.errno != errno.EADDRINUSE:
+        return f"--port {port} cannot be used ({error.strerror or error}); choose another, for example --port 8765."
+    free = next((other for other in range(port + 1, min(port + PORTS_TRIED, 65535) + 1) if _is_free(other)), 0)
+    return f"port {port} is taken by another program; --port {free} {'is free' if free else 'takes any that is free'}."
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((ADDRESS, port))
+        except OSError:
+            return False
+    return True
+
+
+def serve(answers: Answers, port: int, browser: bool) -> None:
+    """Say the address, open it in the browser where asked, and answer until Ctrl-C. Raises ConfigError as `Server` does."""
+    with Server(answers, port) as server:
+        progress.say(f"Explorer: {server.address}  (Ctrl-C ends it)")
+        threading.Thread(target=answers.warm_up, daemon=True).start()
+        if browser:
+            webbrowser.open(server.address)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+    progress.say("The explorer has ended.")
