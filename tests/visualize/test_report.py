@@ -3,16 +3,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from report_pages import Outline, launched
 from unlabeled.data.photographs import demo_set
 from unlabeled.errors import RunError
 from unlabeled.health import Verdict
@@ -73,39 +72,6 @@ def facts(crops: np.ndarray) -> ReportFacts:
 @pytest.fixture(scope="module")
 def page(facts: ReportFacts) -> str:
     return render(facts)
-
-
-class Outline(HTMLParser):
-    """Tags, attributes and visible text of a page; complains about tags that do not match."""
-
-    VOID = frozenset({"meta", "link", "br", "wbr", "img", "input", "circle", "path", "line", "rect", "polyline"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def test_structure(page: str, facts: ReportFacts) -> None:
@@ -209,18 +175,8 @@ def test_printable_keeps_what_people_write() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("needs the system's Chromium")
-    switches = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=executable,
-            args=[*switches.split(), "--disable-component-update", "--disable-sync"],
-        )
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.mark.browser

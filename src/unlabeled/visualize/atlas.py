@@ -100,14 +100,13 @@ def _sheets(thumbnails: Sequence[np.ndarray]) -> tuple[int, list[str]]:
     if not len(thumbnails):
         return 16, []
     largest = max(min(one.shape[:2]) for one in thumbnails)
-    side, sheets = 0, []
+    side, sheets, squares = 0, list[str](), list[np.ndarray]()
     for size, quality in _SIZES:
         wanted = max(min(size, largest), sprites.SMALLEST_SIDE)
         if wanted > 32 and len(thumbnails) > _LARGE_UP_TO:
             continue
         if side != wanted:
-            squares = [sprites.square(one, wanted) for one in thumbnails]
-        side = wanted
+            side, squares = wanted, [sprites.square(one, wanted) for one in thumbnails]
         sheets = [sheet.uri for sheet in sprites.pack(squares, columns=COLUMNS, quality=quality)[0]]
         if sum(map(len, sheets)) <= MOST_PICTURE_BYTES:
             break

@@ -182,12 +182,12 @@ def bars(items: Sequence[tuple[str, float]], *, title: str, description: str = "
 
 
 def against_chance(
-    items: Sequence[tuple[str, float, float]], *, title: str, description: str = "", width: int = 560
+    items: Sequence[tuple[str, float, float]], *, title: str, description: str = "", width: int = 440
 ) -> str:
     """Fractions from 0 to 1 as horizontal bars, each (name, value, chance) with a mark where chance would end."""
     row, top = 30, 4
     left = max((len(name) for name, *_ in items), default=0) * CHARACTER + 14
-    scale = width - left - 150
+    scale = width - left - 122
     parts: list[str] = []
     for i, (name, value, chance) in enumerate(items):
         y = top + i * row

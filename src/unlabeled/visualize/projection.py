@@ -64,7 +64,7 @@ def _embedded(rows: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     tsne = TSNE(
         2,
         perplexity=min(PERPLEXITY, (len(rows) - 1) / 3),
-        init=start,
+        init=start,  # pyright: ignore[reportArgumentType]  (its stubs know names only)
         max_iter=ITERATIONS,
         random_state=seed_from(seed, "map") % 2**31,
     )

@@ -176,6 +176,12 @@ const atlas = (() => {
     thumbs.setAttribute("aria-label", `${pictures.length} sample images of group ${number}`);
     const list = parts.length > 12 ? `${parts.slice(0, 12).join(", ")} and ${parts.length - 12} more` : parts.join(", ");
     const made = make("li", {}, thumbs, make("h3", { textContent: `Group ${number}` }));
+    if (pictures.length) {
+      const opener = make("button", { type: "button", className: "enlarge", textContent: "Open" });
+      opener.setAttribute("aria-label", `Open the most typical image of group ${number}`);
+      opener.dataset.image = pictures[0].dataset.image;
+      made.append(opener);
+    }
     made.append(make("p", { textContent: `${plural(size, "image")}, from ${parts.length === 1 ? "cluster" : "clusters"} ${list}` }));
     const note = repeatNote(parts.flatMap((part) => typical[part]));
     if (note) made.append(make("p", {}, note));
@@ -223,6 +229,17 @@ const atlas = (() => {
     const line = item.querySelector(".repeated");
     if (note) line.append(note);
     line.hidden = !note;
+  }
+
+  // Clusters without a card are shown by their most typical image.
+  for (const place of document.querySelectorAll("[data-cluster]")) {
+    const [first] = typical[Number(place.dataset.cluster)] || [];
+    if (first === undefined) continue;
+    const text = place.textContent || `Look at cluster ${place.dataset.cluster}`;
+    const button = make("button", { type: "button", className: "link", textContent: text });
+    button.setAttribute("aria-label", `Cluster ${place.dataset.cluster}: its most typical image`);
+    button.dataset.image = first;
+    place.replaceChildren(button);
   }
 
   return { data, count, names, clusters, sizes, colourings, NONE, draw, picture, pick, make, plural, breaking, scaled, valueOf, ready,

@@ -360,6 +360,7 @@ if (atlas) (() => {
   });
   const { total } = atlas.data;
   document.getElementById("map-sample").textContent = total > count ? `An even sample: ${count.toLocaleString("en")} of ${total.toLocaleString("en")} images.` : "";
+  document.getElementById("map-missing").hidden = true;
   document.getElementById("map-controls").hidden = document.getElementById("map-body").hidden = false;
   new ResizeObserver(() => {
     const [old, oldHeight] = [width, height];
