@@ -49,8 +49,8 @@ class TopImages:
         # By image first, then stably by value: what was seen when does not matter.
         order = index.argsort(1)
         values, index = values.gather(1, order), index.gather(1, order)
-        self.values, order = (part[:, : self.k] for part in values.sort(1, descending=True, stable=True))
-        self.index = index.gather(1, order)
+        order = torch.sort(values, dim=1, descending=True, stable=True).indices[:, : self.k]
+        self.values, self.index = values.gather(1, order), index.gather(1, order)
 
     def gathered(self) -> TopImages:
         """The best of all ranks, the same on every rank."""

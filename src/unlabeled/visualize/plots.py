@@ -82,9 +82,7 @@ def figure(title: str, note: str, panels: Sequence[Panel], *, columns: int = 2) 
         for place, i in enumerate(row):
             x = edge + place * (column + gap)
             parts.append(text(x, y + 16, panels[i].heading, size=14, bold=True))
-            parts += [
-                text(x, y + 34 + 16 * j, line, colour=MUTED, size=12) for j, line in enumerate(notes[place])
-            ]
+            parts += [text(x, y + 34 + 16 * j, line, colour=MUTED, size=12) for j, line in enumerate(notes[place])]
             parts.append(panels[i].chart.replace("<svg ", f'<svg x="{x}" y="{y + head + 4}" ', 1))
         y += head + 4 + max(sizes[i][1] for i in row) + 22
     height = y + edge - 10
@@ -135,7 +133,12 @@ def by_category(
 
 
 def trace(
-    points: Sequence[tuple[float, float]], *, x_label: str, percent_y: bool = True, width: int = WIDTH, height: int = HEIGHT
+    points: Sequence[tuple[float, float]],
+    *,
+    x_label: str,
+    percent_y: bool = True,
+    width: int = WIDTH,
+    height: int = HEIGHT,
 ) -> str:
     """Points (x, y) joined in their order, the first and the last one named so."""
     x_low, x_high = _bounds([x for x, _ in points])
@@ -144,7 +147,8 @@ def trace(
     parts = frame.grid(percent_y)
     values = ticks(x_low, x_high, 6)
     parts += [
-        text(frame.x(value), frame.bottom + 16, number(value, values), anchor="middle", colour=MUTED) for value in values
+        text(frame.x(value), frame.bottom + 16, number(value, values), anchor="middle", colour=MUTED)
+        for value in values
     ]
     parts.append(text(frame.left + frame.width / 2, frame.bottom + 34, x_label, anchor="middle", colour=MUTED))
     places = [(frame.x(x), frame.y(y)) for x, y in points]
@@ -185,7 +189,9 @@ def ranked(items: Sequence[tuple[str, float]], *, first: bool = True, width: int
         own = first and i == 0
         parts.append(text(left - 8, y + 15, shortened(name, left - 10), anchor="end", bold=own))
         parts.append(rectangle(left, y + 3, scale, row - 6, GRID))
-        parts.append(rectangle(left, y + 3, scale * min(max(value, 0.0), 1.0), row - 6, "#8d99a3" if own else COLOURS[0]))
+        parts.append(
+            rectangle(left, y + 3, scale * min(max(value, 0.0), 1.0), row - 6, "#8d99a3" if own else COLOURS[0])
+        )
         parts.append(text(left + scale + 6, y + 15, f"{100 * value:.1f} %"))
     return chart(parts, width, row * len(items) + 6)
 
@@ -236,7 +242,7 @@ def _joined(frame: _Frame, one: Series, place: int, shift: float) -> list[str]:
     path = " ".join(f"{x:.1f},{frame.y(value):.1f}" for x, value, _ in known)
     parts = [
         f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"'
-        f'{f" stroke-dasharray={chr(34)}{dash}{chr(34)}" if dash else ""}/>'
+        f"{f' stroke-dasharray={chr(34)}{dash}{chr(34)}' if dash else ''}/>"
     ]
     for x, value, half in known:
         y = frame.y(value)
@@ -315,9 +321,7 @@ def chart(parts: Sequence[str], width: int, height: int) -> str:
 def line(x1: float, y1: float, x2: float, y2: float, colour: str, *, width: float = 1, dash: str = "") -> str:
     """A straight stroke."""
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    return (
-        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width:g}"{dashes}/>'
-    )
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width:g}"{dashes}/>'
 
 
 def rectangle(x: float, y: float, width: float, height: float, colour: str) -> str:

@@ -1,0 +1,197 @@
+"""Pictures of images: what the network takes for alike, trained beside untrained, and what is in each cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from unlabeled.data.labels import read_labels
+from unlabeled.data.sources import open_source
+from unlabeled.data.store import ImageStore
+from unlabeled.errors import DataError
+from unlabeled.pictures.opened import at_least_one, choice, opened, thumbnail
+from unlabeled.randomness import generator
+from unlabeled.runfolder import csv_text
+from unlabeled.visualize.gallery import BAD, GOOD, Row, Section, Tile, grid, sheet
+
+if TYPE_CHECKING:
+    from unlabeled.run import Run
+
+CANDIDATES = 1000
+"""Images among which the best and worst queries are looked for."""
+_SCORES = 2**24
+
+
+@dataclass(frozen=True)
+class Found:
+    """Neighbours of queries: `index` int64 [Q, k], nearest first, and `value` [Q, k], their cosine or distance."""
+
+    index: torch.Tensor
+    value: torch.Tensor
+
+
+def neighbors(
+    run: Run,
+    data: str | Path | None = None,
+    *,
+    queries: int = 8,
+    images: str | None = None,
+    neighbors: int = 5,
+    metric: Literal["cosine", "l2"] = "cosine",
+    labels: str | None = None,
+    seed: int | None = None,
+) -> dict[str, bytes | str]:
+    """Queries with their nearest images by the trained and by the untrained network (V02).
+
+    With `labels` the best and the worst queries are shown, those with most and with fewest neighbours of their class;
+    else as many queries as wanted drawn by `seed`, or those that `images` names.
+    """
+    at_least_one(queries=queries, neighbors=neighbors)
+    choice("metric", metric, ("cosine", "l2"))
+    source = open_source(data or run.record.data)
+    known = read_labels(source, labels) if labels else None
+    store = run.record.open(source)
+    if len(store) < 2:
+        raise DataError(f"neighbours need at least 2 images, {data or run.record.data} has {len(store)}.")
+    ids = None if known is None else known.ids[store.index_in_source]
+    rows = drawn(store, images, queries, ids, run.config.seed if seed is None else seed)
+    trained = nearest(run.features_of(store), rows, neighbors, metric)
+    classes: list[str] = [] if known is None else list(known.class_names)
+    headings = {"": slice(0, queries)}
+    if ids is not None and images is None:
+        order = by_share(trained, rows, ids)
+        kept = min(queries, len(order))
+        half = (kept + 1) // 2
+        chosen = torch.cat((order[:half], order[len(order) - (kept - half) :].flip(0)))
+        rows, trained = rows[chosen], Found(trained.index[chosen], trained.value[chosen])
+        headings = {
+            "Best queries: most neighbours of their class": slice(0, half),
+            "Worst queries: fewest neighbours of their class": slice(half, kept),
+        }
+    untrained = nearest(run.features_of(store, run.untrained_backbone(), "untrained"), rows, neighbors, metric)
+
+    def row(place: int) -> Row:
+        query = int(rows[place])
+        first = Tile(thumbnail(store, query), "" if ids is None else name_of(classes, int(ids[query])))
+        sides = [
+            [_tile(store, found, place, i, query, ids) for i in range(found.index.shape[1])]
+            for found in (trained, untrained)
+        ]
+        return Row([first, None, *sides[0], None, *sides[1]])
+
+    sections = [Section(name, [row(i) for i in range(*part.indices(len(rows)))]) for name, part in headings.items()]
+    value = "cosine similarity" if metric == "cosine" else "Euclidean distance of features"
+    note = (
+        f"In each row: the query, its {trained.index.shape[1]} nearest among {len(store):,} images by the trained network, then "
+        f"by the untrained network; the number below is the {value}."
+    )
+    if ids is not None:
+        note += " A plain blue frame: the class of the query. A dashed orange frame: another class."
+    picture = sheet(
+        "Nearest neighbours, trained and untrained", note, [part for part in sections if part.rows], side=80
+    )
+    table = [
+        (store.names[query], network, place, store.names[other], f"{found_value:.6g}")
+        for network, found in (("trained", trained), ("untrained", untrained))
+        for query, others, values in zip(rows.tolist(), found.index.tolist(), found.value.tolist(), strict=True)
+        for place, (other, found_value) in enumerate(zip(others, values, strict=True), 1)
+    ]
+    header = ("query", "network", "place", "path", "cosine" if metric == "cosine" else "distance")
+    return {"neighbors.png": picture, "neighbors.csv": csv_text(header, table)}
+
+
+def _tile(store: ImageStore, found: Found, place: int, i: int, query: int, ids: np.ndarray | None) -> Tile:
+    other = int(found.index[place, i])
+    frame = None
+    if ids is not None and ids[query] >= 0:
+        frame = GOOD if ids[other] == ids[query] else BAD
+    return Tile(thumbnail(store, other), f"{float(found.value[place, i]):.3g}", frame)
+
+
+def drawn(store: ImageStore, images: str | None, count: int, ids: np.ndarray | None, seed: int) -> torch.Tensor:
+    """Rows of the queries, int64: those that are named, or drawn; with labels many, from which the best are taken."""
+    if images is not None:
+        place = {name: i for i, name in enumerate(store.names)}
+        names = [name.strip() for name in images.split(",") if name.strip()]
+        for name in names:
+            if name not in place:
+                raise DataError(
+                    f"'{name}' is none of the {len(store):,} images; they are named like '{store.names[0]}'."
+                )
+        return torch.tensor([place[name] for name in names])
+    rows = torch.arange(len(store)) if ids is None else torch.from_numpy(np.flatnonzero(ids >= 0))
+    if not len(rows):
+        raise DataError(f"none of the {len(store):,} images has a label; check --labels.")
+    order = torch.randperm(len(rows), generator=generator(seed, "queries"))
+    return rows[order[: count if ids is None else CANDIDATES]]
+
+
+def nearest(features: torch.Tensor, queries: torch.Tensor, k: int, metric: Literal["cosine", "l2"]) -> Found:
+    """The k rows of `features` [N, D] nearest to each of the rows `queries` (int64 [Q]), itself left out."""
+    rows = features.float()
+    # Distances do not mind a shift, rounding does; on unit rows the order of distances is that of cosines.
+    rows = normalize(rows, dim=1) if metric == "cosine" else rows - rows.mean(0)
+    k = min(k, len(rows) - 1)
+    index: list[torch.Tensor] = []
+    value: list[torch.Tensor] = []
+    lengths = rows.square().sum(1)
+    for part in queries.split(max(1, _SCORES // len(rows))):
+        squared = (lengths[part, None] + lengths - 2 * rows[part] @ rows.t()).clamp(min=0)
+        squared[torch.arange(len(part)), part] = torch.inf
+        found, order = torch.sort(squared, dim=1, stable=True)
+        index.append(order[:, :k])
+        value.append(1 - found[:, :k] / 2 if metric == "cosine" else found[:, :k].sqrt())
+    return Found(torch.cat(index), torch.cat(value))
+
+
+def by_share(found: Found, rows: torch.Tensor, ids: np.ndarray) -> torch.Tensor:
+    """Order of the queries `rows`, those with most neighbours of their class first; equal ones stay as they were."""
+    labels = torch.from_numpy(ids)
+    return (labels[found.index] == labels[rows, None]).sum(1).argsort(descending=True, stable=True)
+
+
+def name_of(classes: Sequence[str], number: int) -> str:
+    """Name of a class, empty for none."""
+    return classes[number] if 0 <= number < len(classes) else ""
+
+
+def clusters(
+    run: Run, data: str | Path | None = None, *, clusters: int = 20, per_cluster: int = 48
+) -> dict[str, bytes | str]:
+    """Contact sheets of the largest clusters, typical images first, and one sheet with a row for each of them."""
+    at_least_one(clusters=clusters, per_cluster=per_cluster)
+    store = opened(run, data)
+    found = run.cluster(data)
+    if [row.path for row in found] != store.names:
+        raise DataError(
+            f"the images of {run.record.data} are no longer those of the training; give DATA to draw the clusters of these."
+        )
+    members: dict[int, list[tuple[float, int]]] = {}
+    for i, row in enumerate(found):
+        members.setdefault(row.cluster, []).append((row.distance, i))
+    order = sorted(members, key=lambda number: (-len(members[number]), number))
+    rows: list[Row] = []
+    files: dict[str, bytes | str] = {"clusters.png": b""}
+    for number in order[:clusters]:
+        images = sorted(members[number])
+        tiles = [Tile(thumbnail(store, i)) for _, i in images[:per_cluster]]
+        rows.append(Row(tiles[:10], f"{number}: {len(images):,} images"))
+        note = f"{len(images):,} images, the {len(tiles)} nearest to the centre, the most typical first."
+        files[f"clusters/cluster-{number:04d}.png"] = sheet(
+            f"Cluster {number}", note, [Section("", grid(tiles, 8))], side=96
+        )
+    note = f"The {len(rows)} largest of {len(order)} clusters of {len(found):,} images, the most typical images first."
+    files["clusters.png"] = sheet("Clusters", note, [Section("", rows)], side=72)
+    table = [
+        (number, len(images), f"{sum(d for d, _ in images) / len(images):.6g}", store.names[min(images)[1]])
+        for number in order
+        if (images := members[number])
+    ]
+    files["clusters.csv"] = csv_text(("cluster", "images", "mean_distance", "most_typical"), table)
+    return files
