@@ -297,7 +297,7 @@ def _facts(history: Sequence[Record]) -> tuple[str, ...]:
     if "num_clusters" in last:
         used = last["num_clusters"] - last.get("empty_clusters", 0)
         share = f", the largest with {_percent(last['largest_share'])} of the images" if "largest_share" in last else ""
-        facts.append(f"{used} of {last['num_clusters']} clusters are in use{share}")
+        facts.append(f"{used:,.0f} of {last['num_clusters']:,.0f} clusters are in use{share}")
     if "nmi_previous" in last:
         facts.append(f"the last two groupings agree to {last['nmi_previous']:.2f} (NMI: 0 unrelated, 1 the same)")
     if "effective_rank" in last:

@@ -159,7 +159,9 @@ class DeepCluster(Method):
         over ln K. In the trivial solution of section 3.3 every image is given the same answer.
         """
         values = zip(STATISTICS, self.statistics.tolist(), strict=True)
-        result = {name: value for name, value in values if value != UNKNOWN}
+        result: dict[str, float] = {
+            name: int(value) if name in COUNTS else value for name, value in values if value != UNKNOWN
+        }
         total = int(self.predicted.sum())
         if total:
             result["prediction_share"] = int(self.predicted.max()) / total
