@@ -85,7 +85,10 @@ def neighbors(
         ]
         return Row([first, None, *sides[0], None, *sides[1]])
 
-    sections = [Section(name, [row(i) for i in range(*part.indices(len(rows)))]) for name, part in headings.items()]
+    heads = {0: "query", 2: "nearest, trained", 3 + trained.index.shape[1]: "nearest, untrained"}
+    sections = [
+        Section(name, [row(i) for i in range(*part.indices(len(rows)))], heads) for name, part in headings.items()
+    ]
     value = "cosine similarity" if metric == "cosine" else "Euclidean distance of features"
     note = (
         f"In each row: the query, its {trained.index.shape[1]} nearest among {len(store):,} images by the trained network, then "
@@ -111,7 +114,7 @@ def _tile(store: ImageStore, found: Found, place: int, i: int, query: int, ids: 
     frame = None
     if ids is not None and ids[query] >= 0:
         frame = GOOD if ids[other] == ids[query] else BAD
-    return Tile(thumbnail(store, other), f"{float(found.value[place, i]):.3g}", frame)
+    return Tile(thumbnail(store, other), f"{float(found.value[place, i]):.3f}", frame)
 
 
 def drawn(store: ImageStore, images: str | None, count: int, ids: np.ndarray | None, seed: int) -> torch.Tensor:

@@ -7,8 +7,8 @@ says in words.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +44,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """Rows below a heading."""
+    """Rows below a heading; `heads` are words above tiles, by the place of the tile in a row."""
 
     heading: str
     rows: Sequence[Row]
+    heads: Mapping[int, str] = field(default_factory=dict[int, str])
 
 
 def grid(tiles: Sequence[Tile], columns: int) -> list[Row]:
@@ -97,6 +98,11 @@ def _draw_section(
     if part.heading:
         _write(draw, (EDGE, y), part.heading, HEADING, INK, image.width - 2 * EDGE)
         y += HEADING + 9
+    if part.heads:
+        for place, words in part.heads.items():
+            x = EDGE + label + _begin(part.rows[0], place, side)
+            _write(draw, (x, y), words, SMALL, INK, image.width - EDGE - x)
+        y += SMALL + 6
     for row in part.rows:
         if row.label:
             _write(draw, (EDGE, y + side // 2 - SMALL // 2), row.label, SMALL, INK, label - 12)
@@ -140,8 +146,12 @@ def _frame(draw: ImageDraw.ImageDraw, x: int, y: int, side: int, colour: str) ->
             draw.rectangle((x + side - FRAME, start, x + side - 1, start + 5), fill=PAPER)
 
 
+def _begin(row: Row, place: int, side: int) -> int:
+    return sum(side // 3 if tile is None else side + GAP for tile in row.tiles[:place])
+
+
 def _extent(row: Row, side: int) -> int:
-    return sum(side // 3 if tile is None else side + GAP for tile in row.tiles) - GAP
+    return _begin(row, len(row.tiles), side) - GAP
 
 
 def _row_height(row: Row, side: int) -> int:
@@ -149,7 +159,8 @@ def _row_height(row: Row, side: int) -> int:
 
 
 def _height(part: Section, side: int) -> int:
-    return 12 + (HEADING + 9 if part.heading else 0) + sum(_row_height(row, side) for row in part.rows)
+    heads = (HEADING + 9 if part.heading else 0) + (SMALL + 6 if part.heads else 0)
+    return 12 + heads + sum(_row_height(row, side) for row in part.rows)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -182,5 +193,6 @@ def _wrapped(draw: ImageDraw.ImageDraw, text: str, room: int) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    # File names may hold bytes that are no text, and line breaks.
-    return text.encode(errors="surrogateescape").decode(errors="replace").translate(dict.fromkeys(range(32), " "))
+    # File names may hold bytes that are no text, and line breaks; Pillow's font has no multiplication sign.
+    text = text.encode(errors="surrogateescape").decode(errors="replace")
+    return text.translate(dict.fromkeys(range(32), " ") | {ord("×"): "x"})

@@ -1,0 +1,186 @@
+"""The pictures of a run, as the command line makes them: which files, that they are right, and every mistake in a sentence."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import unlabeled
+from pictures import Trained
+from unlabeled.errors import ConfigError, DataError, RunError, UnlabeledError
+from unlabeled.pictures import PICTURES, options_of
+from unlabeled.pictures.classes import vote_shares
+from unlabeled.pictures.images import by_share, nearest
+from unlabeled.pictures.numbers import headline, series
+from unlabeled.pictures.opened import parse_units
+from unlabeled.run import Run
+
+
+@pytest.fixture(scope="module")
+def run(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    copy = tmp_path_factory.mktemp("pictures") / "run"
+    shutil.copytree(trained.run, copy)
+    rows = {
+        "1": {"images": 4, "top1": 0.4, "ci95": 0.1, "scratch": 0.3},
+        "10": {"images": 40, "top1": 0.6, "scratch": 0.35},
+    }
+    scores = {"knn": {"knn": 0.8, "untrained": 0.5}, "low-shot": {"shots": rows}}
+    (copy / "scores.json").write_text(json.dumps(scores))
+    return unlabeled.load(copy, device="cpu")
+
+
+def table(paths: list[Path]) -> list[dict[str, str]]:
+    with next(path for path in paths if path.suffix == ".csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "activations": {"stage": "conv2", "units": "0-2,7"},
+    "ascent": {"stage": "conv1", "units": "1,5", "steps": 3},
+    "clusters": {"clusters": 2, "per_cluster": 5},
+    "confusions": {"neighbors": 4},
+    "edge-ratio": {"neighbors": 4},
+    "neighbors": {"labels": "folder", "queries": 4, "neighbors": 3},
+}
+
+
+@pytest.mark.parametrize("what", sorted(PICTURES))
+def test_every_picture_opens_and_is_the_same_twice(run: Run, trained: Trained, what: str, tmp_path: Path):
+    data = trained.new if options_of(what)[0] else None
+    paths = run.visualize(what, data, out=tmp_path / "one", **SMALL.get(what, {}))
+    again = run.visualize(what, data, out=tmp_path / "two", **SMALL.get(what, {}))
+    assert table(paths)
+    for path, other in zip(paths, again, strict=True):
+        assert path.read_bytes() == other.read_bytes(), path
+        if path.suffix == ".svg":
+            assert ElementTree.parse(path).getroot().tag.endswith("svg")
+        elif path.suffix == ".png":
+            assert np.asarray(Image.open(path)).std() > 5
+    assert not (run.path / "evaluation").exists()
+
+
+def test_best_queries_have_more_neighbours_of_their_class_than_the_worst(run: Run, trained: Trained, tmp_path: Path):
+    rows = table(run.visualize("neighbors", trained.new, out=tmp_path, labels="folder", queries=4, neighbors=3))
+    shares: dict[str, list[bool]] = {}
+    for row in rows:
+        if row["network"] == "trained":
+            shares.setdefault(row["query"], []).append(row["path"].split("/")[0] == row["query"].split("/")[0])
+    counts = [sum(hits) for hits in shares.values()]
+    assert len(counts) == 4 and min(counts[:2]) >= max(counts[2:])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_neighbours_are_those_of_brute_force(metric: Any):
+    random = np.random.default_rng(0)
+    features = random.normal(size=(60, 8)).astype(np.float32) + 3
+    found = nearest(torch.from_numpy(features), torch.tensor([5, 17]), 4, metric)
+    for place, query in enumerate((5, 17)):
+        if metric == "cosine":
+            unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+            value = unit @ unit[query]
+            order = [i for i in np.argsort(-value) if i != query][:4]
+        else:
+            value = np.linalg.norm(features - features[query], axis=1)
+            order = [i for i in np.argsort(value) if i != query][:4]
+        assert found.index[place].tolist() == order
+        np.testing.assert_allclose(found.value[place], value[order], rtol=1e-4)
+    ids = np.array([0, 0, 1, 1])
+    neighbours = nearest(torch.tensor([[0.0, 1], [0.1, 1], [1, 0.0], [0.05, 1]]), torch.arange(4), 1, "l2")
+    assert by_share(neighbours, torch.arange(4), ids).tolist()[0] in (0, 1)
+
+
+def test_vote_shares_by_hand():
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.9, 0.2], [0.1, 1.0]])
+    labels = torch.tensor([0, 0, 1, 2, 1])
+    shares = vote_shares(features, labels, 4, 2, 0.1)
+    wanted = np.zeros((4, 4))
+    unit = torch.nn.functional.normalize(features, dim=1).numpy().astype(np.float64)
+    for i in range(5):
+        others = sorted((j for j in range(5) if j != i), key=lambda j, i=i: -float(unit[i] @ unit[j]))[:2]
+        weights = np.exp([unit[i] @ unit[j] / 0.1 for j in others])
+        for j, weight in zip(others, weights / weights.sum(), strict=True):
+            wanted[int(labels[i]), int(labels[j])] += weight / int((labels == labels[i]).sum())
+    np.testing.assert_allclose(shares[:3], wanted[:3], rtol=1e-4, atol=1e-9)
+    assert np.isnan(shares[3]).all()
+
+
+def test_the_spectrum_is_that_of_the_covariance(run: Run, trained: Trained, tmp_path: Path):
+    rows = table(run.visualize("spectrum", trained.new, out=tmp_path))
+    features = run.embed(trained.new).features.double()
+    values = torch.linalg.eigvalsh(torch.cov(features.t())).flip(0)
+    wanted = (values.cumsum(0) / values.sum()).tolist()
+    np.testing.assert_allclose([float(row["trained"]) for row in rows][:10], wanted[:10], rtol=1e-3)
+    assert set(json.loads((tmp_path / "spread.json").read_text())) == {"trained", "untrained"}
+
+
+def test_curves_hold_every_number_of_the_journal(run: Run, tmp_path: Path):
+    rows = table(run.visualize("curves", out=tmp_path))
+    epochs = [record for record in run.history if record["epoch"] > 0]
+    assert [float(row["loss"]) for row in rows] == pytest.approx([record["loss"] for record in epochs])
+    assert {"nmi_previous", "moved_share", "lr", "inertia"} <= set(rows[0])
+
+
+def test_scores_draw_what_is_there(run: Run, tmp_path: Path):
+    rows = table(run.visualize("scores", out=tmp_path, compare=[run.path]))
+    assert {"protocol": "low-shot", "at": "1", "network": "trained", "score": "0.4", "ci95_half_width": "0.1"} in rows
+    assert {row["network"] for row in rows} == {"trained", "from scratch", "run", "untrained"}
+    assert headline({"a": {"x": 0.3, "untrained": 0.2}, "b": {"x": 1}, "c": {"x": 7, "untrained": 1}}) == {
+        "a": (0.3, 0.2)
+    }
+    assert [one.label for one in series({"conv1": {"knn": 0.1, "untrained": 0.2}}, ["conv1"])] == [
+        "trained",
+        "untrained",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [(None, list(range(12))), ("all", list(range(12))), ("3-5, 1", [1, 3, 4, 5]), ("7", [7])]
+)
+def test_filters_are_named_by_text(text: str | None, wanted: list[int]):
+    assert parse_units(text, 12, "conv1") == wanted
+
+
+@pytest.mark.parametrize(
+    ("what", "data", "options", "kind", "sentence"),
+    [
+        ("filterz", None, {}, ConfigError, "did you mean 'filters'"),
+        ("filters", "DATA", {}, ConfigError, "takes no DATA"),
+        ("filters", None, {"stage": "conv1"}, ConfigError, "no option 'stage'"),
+        ("ascent", None, {"stage": "conv9"}, ConfigError, "did you mean 'conv"),
+        ("ascent", None, {"units": "5-"}, ConfigError, "numbers of filters"),
+        ("ascent", None, {"units": "5000"}, ConfigError, "0 to 255"),
+        ("ascent", None, {"steps": 0}, ConfigError, "at least 1"),
+        ("neighbors", None, {"images": "nobody.png"}, DataError, "none of the 120 images"),
+        ("neighbors", None, {"metric": "l3"}, ConfigError, "cosine or l2"),
+        ("clusters", None, {"clusters": 0}, ConfigError, "--clusters must be at least 1"),
+        ("scores", None, {"compare": ["/nowhere"]}, RunError, "nowhere"),
+        ("confusions", None, {"labels": "missing.csv"}, UnlabeledError, "missing.csv"),
+    ],
+)
+def test_mistakes_are_sentences(
+    run: Run, tmp_path: Path, what: str, data: str | None, options: dict[str, Any], kind: type[Exception], sentence: str
+):
+    with pytest.raises(kind, match=sentence):
+        run.visualize(what, data, out=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_does_not_have_is_said(trained: Trained, tmp_path: Path):
+    copy = tmp_path / "run"
+    shutil.copytree(trained.run, copy)
+    (copy / "scores.json").unlink(missing_ok=True)
+    (copy / "metrics.jsonl").write_text("")
+    run = unlabeled.load(copy, device="cpu")
+    with pytest.raises(RunError, match="no scores yet"):
+        run.visualize("scores")
+    with pytest.raises(RunError, match="no finished epoch"):
+        run.visualize("curves")
