@@ -25,7 +25,21 @@ from unlabeled.protocols import PROTOCOLS
 from unlabeled.recipes import RECIPES
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-VERBS = ("demo", "check", "train", "resume", "embed", "cluster", "search", "evaluate", "import", "export", "report")
+VERBS = (
+    "demo",
+    "check",
+    "train",
+    "resume",
+    "embed",
+    "cluster",
+    "search",
+    "evaluate",
+    "import",
+    "export",
+    "report",
+    "visualize",
+    "explore",
+)
 
 Call = Callable[..., tuple[int, str, str]]
 

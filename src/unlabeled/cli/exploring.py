@@ -19,7 +19,7 @@ def explore(
     no_browser: Annotated[bool, Parameter(negative="")] = False,
     device: DeviceName = "auto",
 ) -> None:
-    """Look at a run in the browser: clusters, images, neighbours, search with an image of yours. Ctrl-C ends it.
+    """Look at a run in the browser: clusters, images, neighbours. Ctrl-C ends it.
 
     The pages come from this machine and are for this machine only; nothing is written and nothing is sent anywhere.
 

@@ -1,0 +1,280 @@
+"""What the server answers, and above all what it refuses."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from explored import BROKEN, GONE, Explored
+from unlabeled.errors import ConfigError
+from unlabeled.explorer.server import UPLOAD_BYTES, Server
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def ask(server: Server, target: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        connection.putrequest(method, target, skip_host="Host" in sent, skip_accept_encoding=True)
+        if body is not None and "Content-Length" not in sent:
+            sent["Content-Length"] = str(len(body))
+        for name, value in sent.items():
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        response = connection.getresponse()
+        return response.status, dict(response.getheaders()), response.read()
+    finally:
+        connection.close()
+
+
+def sentence(answer: Answer, status: int) -> str:
+    """The sentence of a refusal, which is always JSON."""
+    assert answer[0] == status, answer
+    assert answer[1]["Content-Type"] == "application/json"
+    value = json.loads(answer[2])
+    assert list(value) == ["error"]
+    assert "Traceback" not in value["error"]
+    return value["error"]
+
+
+def found(server: Server, target: str) -> Any:
+    status, headers, content = ask(server, target)
+    assert status == 200, content
+    assert headers["Content-Type"] == "application/json"
+    return json.loads(content)
+
+
+def raw(server: Server, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        parts: list[bytes] = []
+        while part := connection.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def test_pages_and_answers(server: Server, explored: Explored):
+    assert found(server, "/api/run")["images"] == 120
+    assert len(found(server, "/api/clusters?limit=3")["clusters"]) == 3
+    assert found(server, "/api/clusters?order=tightness&offset=2")["offset"] == 2
+    assert found(server, "/api/cluster/0?order=far&limit=2")["images"][0]["cluster"] == 0
+    assert found(server, "/api/image/7")["index"] == 7
+    assert found(server, "/api/find?text=kind1%2F00")["total"] == 3
+    status, headers, content = ask(server, "/thumbnail/7")
+    assert (status, headers["Content-Type"], content[:4]) == (200, "image/png", b"\x89PNG")
+    assert ask(server, "/picture/7")[0] == 200
+    query = (explored.photos / "kind1" / "005.png").read_bytes()
+    status, _, content = ask(server, "/api/search", "POST", query, Content_Type="image/png")
+    assert status == 200
+    assert json.loads(content)["neighbours"][0]["name"] == "kind1/005.png"
+
+
+def test_every_answer_forbids_what_it_can(server: Server):
+    for target in ("/", "/explorer.js", "/report.css", "/thumbnail/7", "/api/run", "/no-such-page"):
+        headers = ask(server, target)[1]
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert "Access-Control-Allow-Origin" not in headers
+    page = ask(server, "/")[2].decode()
+    assert "onclick" not in page
+    assert "style=" not in page
+    assert "://" not in page
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/../etc/passwd",
+        "/thumbnail/../../etc/passwd",
+        "/thumbnail/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "/picture/..%5c..%5cwindows",
+        "//etc/passwd",
+        "/thumbnail//etc/passwd",
+        "/thumbnail/7%00.png",
+        "/thumbnail/-1",
+        "/thumbnail/120",
+        "/picture/999999999999999999",
+        "/picture/99999999999999999999999999999999",
+        "/thumbnail/1e3",
+        "/thumbnail/+7",
+        "/thumbnail/7/",
+        "/thumbnail/7;x",
+        "/thumbnail/",
+        "/thumbnail/%D9%A3",
+        "/api/image/1_0",
+        "/api/cluster/99",
+        "/pages/index.html",
+        "/explorer.py",
+        "/api",
+        "http://127.0.0.1/etc/passwd",
+    ],
+)
+def test_what_is_not_there(server: Server, target: str):
+    said = sentence(ask(server, target), 404)
+    assert "passwd" not in said
+    assert "/" not in said.replace("begins at /.", "")
+
+
+def test_null_bytes_and_nonsense_on_the_wire(server: Server):
+    host = b"\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert b" 404 " in raw(server, b"GET /thumbnail/7\0 HTTP/1.1" + host).split(b"\r\n")[0]
+    for request in (
+        b"\0\0\0\r\n\r\n",
+        b"GET / HTTP/9.9.9" + host,
+        b"GET /" + b"x" * 70_000 + b" HTTP/1.1" + host,
+        b"\r\n",
+    ):
+        answer = raw(server, request)
+        assert b"Traceback" not in answer
+        assert b" 200 " not in answer
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["offset=-1", "offset=x", "offset=1e3", "limit=201", "limit=9999999999999999999999", "offset=%00", "order=random",
+     "offset=9999999999999", "a&b&c&d&e&f&g&h&i&j", "offset=%ff"],
+)  # fmt: skip
+def test_queries_that_cannot_be_meant(server: Server, query: str):
+    sentence(ask(server, f"/api/clusters?{query}"), 400)
+
+
+def test_images_that_had_accidents(server: Server, explored: Explored):
+    for name in (GONE, BROKEN):
+        assert name in sentence(ask(server, f"/thumbnail/{explored.index(name)}"), 422)
+        assert ask(server, f"/api/image/{explored.index(name)}")[0] == 200
+    assert "nothing to look for" in sentence(ask(server, "/api/find?text="), 422)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:80",
+        "127.0.0.1.evil.example",
+        "localhost:80@evil.example",
+        "",
+        "[::1]",
+    ],
+)
+def test_foreign_names_of_this_machine(server: Server, host: str):
+    assert "answers to 127.0.0.1" in sentence(ask(server, "/api/run", Host=host), 403)
+    sentence(ask(server, "/api/search", "POST", b"x", Host=host, Content_Type="image/png"), 403)
+
+
+def test_two_hosts_or_none(server: Server):
+    for hosts in (b"", b"Host: localhost\r\nHost: evil.example\r\n"):
+        assert (
+            b" 403 "
+            in raw(server, b"GET /api/run HTTP/1.1\r\n" + hosts + b"Connection: close\r\n\r\n").split(b"\r\n")[0]
+        )
+
+
+def test_tunnels_change_the_port(server: Server):
+    assert ask(server, "/api/run", Host="localhost:9000", Origin="http://localhost:9000")[0] == 200
+
+
+def test_pages_of_other_sites(server: Server):
+    own = f"http://127.0.0.1:{server.server_port}"
+    for origin in (
+        "http://evil.example",
+        "null",
+        f"https://127.0.0.1:{server.server_port}",
+        "http://127.0.0.1:1",
+        f"{own}.evil.example",
+    ):
+        for kind in ("image/png", "text/plain"):
+            said = sentence(ask(server, "/api/search", "POST", b"x", Origin=origin, Content_Type=kind), 403)
+            assert "other sites" in said
+    sentence(ask(server, "/thumbnail/7", Sec_Fetch_Site="cross-site"), 403)
+    sentence(ask(server, "/api/run", Sec_Fetch_Site="same-site"), 403)
+    assert ask(server, "/", Sec_Fetch_Site="cross-site")[0] == 200  # a link in a chat may lead here
+    assert ask(server, "/api/run", Sec_Fetch_Site="same-origin", Origin=own)[0] == 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "BREW"])
+def test_other_methods(server: Server, method: str):
+    answer = ask(server, "/thumbnail/7", method)
+    assert "only GET" in sentence(answer, 405)
+    assert answer[1]["Allow"] == "GET, HEAD, POST"
+
+
+def test_methods_in_the_wrong_place(server: Server):
+    sentence(ask(server, "/api/search"), 405)
+    sentence(ask(server, "/api/run", "POST", b"", Content_Type="image/png"), 405)
+    sentence(ask(server, "/thumbnail/7", "POST", b"", Content_Type="image/png"), 404)
+    status, headers, content = ask(server, "/thumbnail/7", "HEAD")
+    assert (status, content) == (200, b"")
+    assert int(headers["Content-Length"]) > 0
+
+
+def test_uploads_that_are_refused(server: Server):
+    def post(body: bytes | None, **headers: str) -> Answer:
+        return ask(server, "/api/search", "POST", body, **({"Content_Type": "image/png"} | headers))
+
+    for kind in ("text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "text/html", ""):
+        sentence(post(b"x", Content_Type=kind), 415)
+    assert f"at most {UPLOAD_BYTES:,}" in sentence(post(None, Content_Length=str(UPLOAD_BYTES + 1)), 413)
+    sentence(post(None, Content_Length="9" * 17), 413)
+    for length in ("-5", "x", "", "1 1", "9" * 30):
+        sentence(post(None, Content_Length=length), 411)
+    sentence(post(None), 411)
+    sentence(post(b"0\r\n\r\n", Content_Length="5", Transfer_Encoding="chunked"), 411)
+    for body in (b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n\x1a\n" + b"\0" * 90):
+        assert "This file cannot be searched for" in sentence(post(body), 422)
+    short = raw(
+        server,
+        b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 50\r\n\r\nabc",
+    )
+    assert b"cut short: 3 of 50 bytes" in short
+
+
+def test_a_refused_body_is_not_the_next_request(server: Server):
+    hidden = b"GET /api/run HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = b"Host: localhost\r\nContent-Length: %d\r\n\r\n" % len(hidden)
+    for line in (b"GET /nothing HTTP/1.1\r\n", b"POST /api/search HTTP/1.1\r\n"):
+        assert raw(server, line + head + hidden).count(b"HTTP/1.1 ") == 1
+
+
+def test_it_listens_on_this_machine_only(server: Server):
+    assert server.server_address[0] == "127.0.0.1"
+
+
+def test_a_taken_port_names_a_free_one(explored: Explored, server: Server):
+    with pytest.raises(ConfigError, match=f"port {server.server_port} is taken .*--port [0-9]+ is free") as caught:
+        Server(explored.answers, server.server_port)
+    free = int(str(caught.value).split("--port ")[1].split(" ")[0])
+    with Server(explored.answers, free) as other:
+        assert other.server_port == free
+    for port in (-1, 65536):
+        with pytest.raises(ConfigError, match="between 0 and 65535"):
+            Server(explored.answers, port)
+
+
+def test_many_at_once(server: Server, explored: Explored):
+    usable = [i for i in range(60) if explored.run.names[i] not in (GONE, BROKEN)]
+    alone = [ask(server, f"/thumbnail/{i}")[2] for i in usable]
+    explored.answers.pictures._kept.clear()
+    explored.answers.pictures._bytes = 0
+    together: dict[int, bytes] = {}
+
+    def fetch(part: list[int]) -> None:
+        for i in part:
+            together[i] = ask(server, f"/thumbnail/{i}")[2]
+
+    threads = [threading.Thread(target=fetch, args=(usable[start::4],)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[i] for i in usable] == alone
