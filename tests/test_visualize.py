@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 
 import unlabeled
 from pictures import Trained
+from unlabeled.cli.pictures import Picture, PictureOptions
 from unlabeled.errors import ConfigError, DataError, RunError, UnlabeledError
 from unlabeled.pictures import PICTURES, options_of
 from unlabeled.pictures.classes import vote_shares
@@ -76,6 +77,11 @@ def test_best_queries_have_more_neighbours_of_their_class_than_the_worst(run: Ru
             shares.setdefault(row["query"], []).append(row["path"].split("/")[0] == row["query"].split("/")[0])
     counts = [sum(hits) for hits in shares.values()]
     assert len(counts) == 4 and min(counts[:2]) >= max(counts[2:])
+
+
+def test_the_command_line_names_every_picture_and_every_option():
+    assert get_args(Picture) == tuple(sorted(PICTURES))
+    assert set(PictureOptions.model_fields) == {name for what in PICTURES for name in options_of(what)[1]}
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -159,6 +165,7 @@ def test_filters_are_named_by_text(text: str | None, wanted: list[int]):
         ("ascent", None, {"units": "5-"}, ConfigError, "numbers of filters"),
         ("ascent", None, {"units": "5000"}, ConfigError, "0 to 255"),
         ("ascent", None, {"steps": 0}, ConfigError, "at least 1"),
+        ("ascent", None, {"lr": 0.0}, ConfigError, "above 0"),
         ("neighbors", None, {"images": "nobody.png"}, DataError, "none of the 120 images"),
         ("neighbors", None, {"metric": "l3"}, ConfigError, "cosine or l2"),
         ("clusters", None, {"clusters": 0}, ConfigError, "--clusters must be at least 1"),

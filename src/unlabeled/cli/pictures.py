@@ -35,6 +35,9 @@ class PictureOptions(BaseModel):
         None, description="ascent, activations: which filters, for example 0-24,40 or all [0-24]"
     )
     steps: Optional[int] = Field(None, description="ascent: steps [1000 at 224 pixels, in proportion]")  # noqa: UP045
+    lr: Optional[float] = Field(  # noqa: UP045
+        None, description="ascent: length of a step in grey levels [30; the released code: 3]"
+    )
     neighbors: Optional[int] = Field(  # noqa: UP045
         None, description="neighbors, edge-ratio, confusions: neighbours of an image [5; 10; 20]"
     )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CLASSES_SHOWN = 24
 OTHERS_SHOWN = 5
+LEAST_SHOWN = 0.0005
+"""A smaller share would be printed as 0.0 %."""
 
 
 def edge_ratio(
@@ -77,7 +79,11 @@ def confusions(
     panels: list[Panel] = []
     for own in order[:CLASSES_SHOWN]:
         others = sorted((c for c in present.tolist() if c != own), key=lambda c: (-float(shares[own, c]), c))
-        items = [(names[c], float(shares[own, c])) for c in [own, *others[:OTHERS_SHOWN]]]
+        items = [
+            (names[c], float(shares[own, c]))
+            for c in [own, *others[:OTHERS_SHOWN]]
+            if c == own or shares[own, c] >= LEAST_SHOWN
+        ]
         panels.append(Panel(names[own], plots.ranked(items)))
     shown = f", {CLASSES_SHOWN} of {len(order)}" if len(order) > CLASSES_SHOWN else ""
     note = (

@@ -68,7 +68,7 @@ def figure(title: str, note: str, panels: Sequence[Panel], *, columns: int = 2) 
     sizes = [_size(panel.chart) for panel in panels]
     column = max((width for width, _ in sizes), default=WIDTH)
     edge, gap = 20, 28
-    width = 2 * edge + columns * column + (columns - 1) * gap
+    width = max(2 * edge + columns * column + (columns - 1) * gap, 600)
     parts: list[str] = [text(edge, edge + 16, title, size=19, bold=True)]
     y = edge + 26
     for line in wrapped(note, width - 2 * edge):
@@ -182,7 +182,7 @@ def boxes(groups: Sequence[tuple[str, Sequence[float]]], *, chance: float | None
 def ranked(items: Sequence[tuple[str, float]], *, first: bool = True, width: int = 300) -> str:
     """Names with bars, a fraction each, longest possible bar 1; with `first` the first one is apart from the others."""
     row, left = 22, 118
-    scale = width - left - 46
+    scale = width - left - 56
     parts: list[str] = []
     for i, (name, value) in enumerate(items):
         y = i * row + (5 if first and i else 0)
