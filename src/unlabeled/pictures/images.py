@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from unlabeled.data.labels import read_labels
@@ -62,33 +62,22 @@ def neighbors(
     ids = None if known is None else known.ids[store.index_in_source]
     rows = drawn(store, images, queries, ids, run.config.seed if seed is None else seed)
     trained = nearest(run.features_of(store), rows, neighbors, metric)
-    classes: list[str] = [] if known is None else list(known.class_names)
-    headings = {"": slice(0, queries)}
+    parts = {"": torch.arange(len(rows))}
     if ids is not None and images is None:
-        order = by_share(trained, rows, ids)
-        kept = min(queries, len(order))
-        half = (kept + 1) // 2
-        chosen = torch.cat((order[:half], order[len(order) - (kept - half) :].flip(0)))
-        rows, trained = rows[chosen], Found(trained.index[chosen], trained.value[chosen])
-        headings = {
-            "Best queries: most neighbours of their class": slice(0, half),
-            "Worst queries: fewest neighbours of their class": slice(half, kept),
-        }
+        parts = best_and_worst(by_share(trained, rows, ids), queries)
+    chosen = torch.cat(list(parts.values()))
+    rows, trained = rows[chosen], Found(trained.index[chosen], trained.value[chosen])
     untrained = nearest(run.features_of(store, run.untrained_backbone(), "untrained"), rows, neighbors, metric)
-
-    def row(place: int) -> Row:
-        query = int(rows[place])
-        first = Tile(thumbnail(store, query), "" if ids is None else name_of(classes, int(ids[query])))
-        sides = [
-            [_tile(store, found, place, i, query, ids) for i in range(found.index.shape[1])]
-            for found in (trained, untrained)
-        ]
-        return Row([first, None, *sides[0], None, *sides[1]])
-
-    heads = {0: "query", 2: "nearest, trained", 3 + trained.index.shape[1]: "nearest, untrained"}
-    sections = [
-        Section(name, [row(i) for i in range(*part.indices(len(rows)))], heads) for name, part in headings.items()
+    shown = _Shown(store, ids, [] if known is None else list(known.class_names))
+    tiles = [
+        shown.row(query, [(found.index[i], found.value[i]) for found in (trained, untrained)])
+        for i, query in enumerate(rows.tolist())
     ]
+    heads = {0: "query", 2: "nearest, trained", 3 + trained.index.shape[1]: "nearest, untrained"}
+    sections: list[Section] = []
+    for heading, part in parts.items():
+        begin = sum(len(section.rows) for section in sections)
+        sections.append(Section(heading, tiles[begin : begin + len(part)], heads))
     value = "cosine similarity" if metric == "cosine" else "Euclidean distance of features"
     note = (
         f"In each row: the query, its {trained.index.shape[1]} nearest among {len(store):,} images by the trained network, then "
@@ -99,25 +88,55 @@ def neighbors(
     picture = sheet(
         "Nearest neighbours, trained and untrained", note, [part for part in sections if part.rows], side=80
     )
-    table = [
-        (store.names[query], network, place, store.names[other], f"{found_value:.6g}")
-        for network, found in (("trained", trained), ("untrained", untrained))
-        for query, others, values in zip(rows.tolist(), found.index.tolist(), found.value.tolist(), strict=True)
-        for place, (other, found_value) in enumerate(zip(others, values, strict=True), 1)
-    ]
     header = ("query", "network", "place", "path", "cosine" if metric == "cosine" else "distance")
-    return {"neighbors.png": picture, "neighbors.csv": csv_text(header, table)}
+    return {"neighbors.png": picture, "neighbors.csv": csv_text(header, _rows(store, rows, trained, untrained))}
 
 
-def _tile(store: ImageStore, found: Found, place: int, i: int, query: int, ids: np.ndarray | None) -> Tile:
-    other = int(found.index[place, i])
-    frame = None
-    if ids is not None and ids[query] >= 0:
-        frame = GOOD if ids[other] == ids[query] else BAD
-    return Tile(thumbnail(store, other), f"{float(found.value[place, i]):.3f}", frame)
+def _rows(store: ImageStore, queries: torch.Tensor, trained: Found, untrained: Found) -> list[tuple[object, ...]]:
+    return [
+        (store.names[query], network, place, store.names[other], f"{value:.6g}")
+        for network, found in (("trained", trained), ("untrained", untrained))
+        for query, others, values in zip(queries.tolist(), found.index.tolist(), found.value.tolist(), strict=True)
+        for place, (other, value) in enumerate(zip(others, values, strict=True), 1)
+    ]
 
 
-def drawn(store: ImageStore, images: str | None, count: int, ids: np.ndarray | None, seed: int) -> torch.Tensor:
+@dataclass(frozen=True)
+class _Shown:
+    """Tiles of images, with the names of their classes and frames where labels are known."""
+
+    store: ImageStore
+    ids: NDArray[np.int64] | None
+    classes: list[str]
+
+    def row(self, query: int, sides: list[tuple[torch.Tensor, torch.Tensor]]) -> Row:
+        """The query, then its neighbours (index and value, [k] each) by one network after the other."""
+        name = "" if self.ids is None or self.ids[query] < 0 else self.classes[int(self.ids[query])]
+        tiles: list[Tile | None] = [Tile(thumbnail(self.store, query), name)]
+        for index, value in sides:
+            tiles.append(None)
+            tiles += [self.neighbor(query, *pair) for pair in zip(index.tolist(), value.tolist(), strict=True)]
+        return Row(tiles)
+
+    def neighbor(self, query: int, other: int, value: float) -> Tile:
+        """One neighbour, framed where the class of the query is known."""
+        frame = None
+        if self.ids is not None and self.ids[query] >= 0:
+            frame = GOOD if self.ids[other] == self.ids[query] else BAD
+        return Tile(thumbnail(self.store, other), f"{value:.3f}", frame)
+
+
+def best_and_worst(order: torch.Tensor, count: int) -> dict[str, torch.Tensor]:
+    """The first and the last of the queries in `order`, together at most `count`, the worst first among the last."""
+    kept = min(count, len(order))
+    half = (kept + 1) // 2
+    return {
+        "Best queries: most neighbours of their class": order[:half],
+        "Worst queries: fewest neighbours of their class": order[len(order) - (kept - half) :].flip(0),
+    }
+
+
+def drawn(store: ImageStore, images: str | None, count: int, ids: NDArray[np.int64] | None, seed: int) -> torch.Tensor:
     """Rows of the queries, int64: those that are named, or drawn; with labels many, from which the best are taken."""
     if images is not None:
         place = {name: i for i, name in enumerate(store.names)}
@@ -153,15 +172,10 @@ def nearest(features: torch.Tensor, queries: torch.Tensor, k: int, metric: Liter
     return Found(torch.cat(index), torch.cat(value))
 
 
-def by_share(found: Found, rows: torch.Tensor, ids: np.ndarray) -> torch.Tensor:
+def by_share(found: Found, rows: torch.Tensor, ids: NDArray[np.int64]) -> torch.Tensor:
     """Order of the queries `rows`, those with most neighbours of their class first; equal ones stay as they were."""
     labels = torch.from_numpy(ids)
     return (labels[found.index] == labels[rows, None]).sum(1).argsort(descending=True, stable=True)
-
-
-def name_of(classes: Sequence[str], number: int) -> str:
-    """Name of a class, empty for none."""
-    return classes[number] if 0 <= number < len(classes) else ""
 
 
 def clusters(
