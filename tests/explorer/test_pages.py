@@ -104,7 +104,7 @@ def test_search_with_a_file(browser: Browser, server: Server, explored: Explored
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     page.tab.set_input_files("#file", broken)
-    page.tab.get_by_role("status").filter(has_text="This file cannot be searched for").wait_for()
+    page.tab.get_by_role("status").filter(has_text="this file cannot be searched for").wait_for()
     page.close()
 
 

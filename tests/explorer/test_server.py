@@ -231,7 +231,7 @@ def test_uploads_that_are_refused(server: Server):
     sentence(post(None), 411)
     sentence(post(b"0\r\n\r\n", Content_Length="5", Transfer_Encoding="chunked"), 411)
     for body in (b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n\x1a\n" + b"\0" * 90):
-        assert "This file cannot be searched for" in sentence(post(body), 422)
+        assert "this file cannot be searched for" in sentence(post(body), 422)
     short = raw(
         server,
         b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 50\r\n\r\nabc",

@@ -223,7 +223,7 @@ class Handler(BaseHTTPRequestHandler):
         return content
 
     def _refuse(self, status: int, sentence: str) -> None:
-        self._send(status, _as_json({"error": sentence[:1].upper() + sentence[1:]}))
+        self._send(status, _as_json({"error": sentence}))
 
     def _send(self, status: int, answer: Picture) -> None:
         self.send_response(status)
