@@ -22,7 +22,18 @@ LAYERS = (
     ("methods",),
     ("training", "plan", "catalogue", "images", "evaluation", "visualize", "weights"),
     (
-        *("recipes", "protocols", "pictures", "overview", "summary", "run", "embedding", "session", "demonstration", "api"),
+        *(
+            "recipes",
+            "protocols",
+            "pictures",
+            "overview",
+            "summary",
+            "run",
+            "embedding",
+            "session",
+            "demonstration",
+            "api",
+        ),
         *("clustered", "explorer", "notebook", "cli", "__main__", "__init__"),
     ),
 )

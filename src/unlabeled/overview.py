@@ -113,7 +113,7 @@ def overview(run: Run, store: ImageStore) -> Overview:
     atlas = Atlas(
         thumbnails=thumbnails,
         names=[store.names[i] for i in rows],
-        positions=positions(run.path / "projection.safetensors", unit, run.config.seed),
+        positions=positions(run.folder.projection, unit, run.config.seed),
         clusters=clusters,
         distances=catalogue.distances[torch.from_numpy(rows)].numpy(),
         neighbours=index,

@@ -103,6 +103,16 @@ class RunFolder:
         return self.path / "clusters.csv"
 
     @property
+    def stability(self) -> Path:
+        """How nearly each cluster comes back when parts of the images are clustered again; not of very large sets."""
+        return self.path / "stability.json"
+
+    @property
+    def projection(self) -> Path:
+        """Where the report's map puts the images."""
+        return self.path / "projection.safetensors"
+
+    @property
     def scores(self) -> Path:
         """What `evaluate` found, by protocol."""
         return self.path / "scores.json"
@@ -162,9 +172,9 @@ class RunFolder:
         """
         # The configuration first: without it nobody takes the rest for a run.
         files = (self.config, self.data, self.environment, self.journal, self.features, self.imported)
-        tables = (self.clusters, self.scores, self.skipped, self.report, *self.path.glob("comparison.*"))
+        tables = (self.clusters, self.scores, self.skipped, self.report, self.stability, self.projection)
         try:
-            for file in (*files, *tables):
+            for file in (*files, *tables, *self.path.glob("comparison.*")):
                 file.unlink(missing_ok=True)
             for folder in (self.checkpoints, self.evaluation, self.tensorboard):
                 if folder.exists():

@@ -20,8 +20,9 @@ from unlabeled.data.loading import Loader
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
-from unlabeled.distributed import barrier, is_main, world_size
+from unlabeled.distributed import all_gather_rows, barrier, is_main, world_size
 from unlabeled.errors import Interrupted, MissingExtraError, RunError
+from unlabeled.evaluation.stability import stability
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, default_cache, make_loader, probe, same_images
 from unlabeled.methods import build_method
@@ -38,6 +39,10 @@ from unlabeled.training import Evaluator, train
 from unlabeled.weights.importing import read_weights, record_without_images
 from unlabeled.weights.importing import write as write_imported
 
+STABILITY_IMAGES = 20_000
+"""Images up to which every run ends with a look at how stable its clusters are; beyond, it would take minutes."""
+STABILITY_ROUNDS = 5
+"""Parts of the images that are clustered anew for it."""
 DATA_INIT_VIEWS = 256
 """Views that decide the scale of the first weights where `data_init` is on."""
 
@@ -186,6 +191,11 @@ def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Confi
         names = loader.store.names
         write_clusters(run.clusters, clustered(names, made.clusters, made.distances, made.unlike))
         made.save(run.features)
+    if len(made.features) <= STABILITY_IMAGES:
+        clustered_rows = made.whitening.apply(all_gather_rows(rows), normalize_rows=made.normalize_rows)
+        found = stability(clustered_rows, made.clusters, seed=config.seed, rounds=STABILITY_ROUNDS)
+        if is_main():
+            run.write_json(run.stability, found.to_json())
 
 
 def take_in(

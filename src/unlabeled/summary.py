@@ -172,8 +172,8 @@ def most_alike(features: torch.Tensor, labels: torch.Tensor, sizes: torch.Tensor
 
 
 def stability(run: Run, num_clusters: int) -> list[float | None]:
-    """Stability of each cluster, where RUN/stability.json holds what `evaluation.stability` found; else nothing."""
-    path = run.path / "stability.json"
+    """Stability of each cluster, where the run was small enough for it to be looked at; else nothing."""
+    path = run.folder.stability
     if not path.is_file():
         return []
     try:

@@ -65,7 +65,8 @@ class ProtocolOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     neighbors: Optional[int] = Field(  # noqa: UP045
-        None, description="knn: voters [20; the papers use 200 on large sets]; edge-ratio, cliques: edges of an image [10; 5]"
+        None,
+        description="knn: voters [20; the papers use 200 on large sets]; edge-ratio, cliques: edges of an image [10; 5]",
     )
     space: Optional[Literal["backbone", "output", "bank", "pca"]] = Field(  # noqa: UP045
         None, description="knn: what is compared [backbone]; output and bank are the papers' 128 dims"

@@ -12,12 +12,12 @@ from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from unlabeled.errors import ConfigError, unknown_name
+from unlabeled.protocols.bank import knn_bank
 from unlabeled.protocols.comparison import evaluate_all
 from unlabeled.protocols.detection import voc_detection
 from unlabeled.protocols.few_labels import low_shot, semi_supervised
 from unlabeled.protocols.neighbors import cliques, edge_ratio, knn, nmi
 from unlabeled.protocols.probes import linear, mlp, svm
-from unlabeled.protocols.bank import knn_bank
 from unlabeled.protocols.request import Request
 from unlabeled.protocols.retrieval import retrieval
 from unlabeled.protocols.voc import voc_classification, voc_segmentation
