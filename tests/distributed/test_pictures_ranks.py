@@ -19,7 +19,11 @@ import sys
 from unlabeled import cli
 
 for line in open(sys.argv[1]).read().splitlines():
-    cli.main(line.split())
+    try:
+        cli.main(line.split())
+    except SystemExit as stop:
+        if stop.code:
+            raise
 """
 
 
