@@ -22,19 +22,8 @@ LAYERS = (
     ("methods",),
     ("training", "plan", "catalogue", "images", "evaluation", "visualize", "weights"),
     (
-        *(
-            "recipes",
-            "protocols",
-            "pictures",
-            "overview",
-            "summary",
-            "run",
-            "embedding",
-            "session",
-            "demonstration",
-            "api",
-        ),
-        *("clustered", "explorer", "notebook", "cli", "__main__", "__init__"),
+        *("recipes", "protocols", "pictures", "overview", "summary", "run", "embedding", "clustered"),
+        *("session", "demonstration", "api", "explorer", "notebook", "cli", "__main__", "__init__"),
     ),
 )
 LEAVES = LAYERS[4]
