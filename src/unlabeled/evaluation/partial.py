@@ -77,4 +77,5 @@ class Partial:
         if self.folder and is_main() and self.folder.exists():
             with suppress(OSError):
                 shutil.rmtree(self.folder)
+                self.folder.parent.rmdir()  # goes only when no other protocol was stopped
         barrier()

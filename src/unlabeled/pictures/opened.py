@@ -49,8 +49,8 @@ def parse_units(text: str | None, width: int, stage: str) -> list[int]:
     units: set[int] = set()
     try:
         for part in text.split(","):
-            first, _, last = part.strip().partition("-")
-            units |= set(range(int(first), int(last or first) + 1))
+            first, dash, last = part.strip().partition("-")
+            units |= set(range(int(first), int(last if dash else first) + 1))
     except ValueError:
         units = set()
     if not units:
