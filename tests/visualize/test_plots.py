@@ -66,7 +66,7 @@ def test_a_trace_says_where_it_begins_and_ends():
 
 
 def test_boxes_have_medians_and_outliers_and_chance():
-    made = boxes([("trained", [0.5, 0.54, 0.55, 0.56, 0.99]), ("untrained", [0.1, 0.1, 0.1])], chance=0.05)
+    made = boxes([("trained", [0.52, 0.54, 0.55, 0.56, 0.99]), ("untrained", [0.1, 0.1, 0.1])], chance=0.05)
     assert {"trained", "untrained", "55.0 %", "10.0 %", "chance 5.0 %"} <= set(texts(made))
     assert len(circles(made)) == 1
 
