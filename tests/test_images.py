@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +85,18 @@ def test_the_cache_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.delenv("UNLABELED_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "unlabeled"
+
+
+def test_images_that_moved_are_looked_for_where_the_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    np.save(tmp_path / "here.npy", pictures(4)[0])
+    monkeypatch.chdir(tmp_path)
+    record = record_of(Path("here.npy"))
+    assert len(record.source()) == 4
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for ask in (record.source, lambda: record.open("here.npy")):
+        with pytest.raises(DataError, match=r"looked for in here\.npy from .*elsewhere.*data\.json"):
+            ask()
+    named = replace(record, data="gone.npz:images")
+    with pytest.raises(DataError, match="looked for in gone.npz:images"):
+        named.require()

@@ -298,4 +298,8 @@ def _validated(values: dict[str, Any], where: str = "") -> Config:
         message = problem["msg"].removeprefix("Value error, ")
         if not name:
             raise ConfigError(f"{where}{message}.") from None
-        raise ConfigError(f"{where}{name} = {problem['input']!r} does not fit: {message.lower()}.") from None
+        wanted = message.lower().replace("input should be greater than or equal to", "it must be at least")
+        wanted = wanted.replace("input should be less than or equal to", "it must be at most").replace(
+            "input should", "it must"
+        )
+        raise ConfigError(f"{where}{name} = {problem['input']!r} does not fit: {wanted}.") from None

@@ -90,6 +90,27 @@ class DataRecord:
             )
         return DataRecord(**values)
 
+    def source(self) -> Source:
+        """The images of the training.
+
+        Raises:
+            DataError: they are no longer where they were.
+        """
+        self.require()
+        return open_source(self.data)
+
+    def require(self) -> None:
+        """Raise DataError where nothing is at the place of the training images, and say how they are found again."""
+        # An array of an archive is named FILE:NAME.
+        if self.data != NO_IMAGES and not any(
+            Path(place).exists() for place in (self.data, self.data.rsplit(":", 1)[0])
+        ):
+            seen = "" if Path(self.data).is_absolute() else f" from {Path.cwd()}"
+            raise DataError(
+                f"the images of the training are looked for in {self.data}{seen}, and nothing is there: run the command where you "
+                'trained, put them back, or write their new place after "data" in data.json of the run.'
+            )
+
     def open(self, data: str | Path | Source, title: str = "reading images") -> ImageStore:
         """New images, prepared exactly as the training images were.
 
@@ -100,6 +121,8 @@ class DataRecord:
             raise DataError(
                 "this run was imported without images: give DATA, or import the weights again with `--data DATA`."
             )
+        if data == self.data:
+            self.require()
         source = data if isinstance(data, Source) else open_source(data)
         low, high, clipped = (self.value_range[key] for key in ("low", "high", "share_clipped"))
         with progress.bar(title, len(source)) as update:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from unlabeled import progress
 from unlabeled.data.image_statistics import Statistic, image_statistics
 from unlabeled.data.labels import read_labels
-from unlabeled.data.sources import Source, open_source
+from unlabeled.data.sources import Source
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import DataError, RunError
 from unlabeled.evaluation.explain import Explanation, explain
@@ -157,7 +157,7 @@ def positions(kept: Path, unit: torch.Tensor, seed: int) -> NDArray[np.float32]:
 
 def _source(run: Run) -> Source | None:
     try:
-        return open_source(run.record.data)
+        return run.record.source()
     except DataError:
         return None
 

@@ -226,7 +226,7 @@ class Run:
             rows = clustered(self.names, catalogue.clusters, catalogue.distances, catalogue.unlike)
             locations: list[Path | None] = []
             if to_folders:
-                locations = self._files(open_source(self.record.data))
+                locations = self._files(self.record.source())
         else:
             source = open_source(data)
             store = self.record.open(source)
@@ -294,6 +294,8 @@ class Run:
         data = str(data or self.record.data)
         if data == NO_IMAGES:
             raise DataError(f"{self.path} was imported without images: give DATA, labelled images, to evaluate it on.")
+        if data == self.record.data:
+            self.record.require()
         partial = self._partial(protocol, data, labels, str(test), quick, sorted(options.items()))
         request = protocols.Request(Path(data), labels, Path(test) if test else None, quick, partial)
         scores = protocols.score(self, protocol, request, options)

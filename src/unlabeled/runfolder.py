@@ -257,6 +257,8 @@ def find(path: Path | str) -> RunFolder:
         RunError: there is none.
     """
     run = RunFolder(Path(path))
+    if run.path.is_file():
+        raise RunError(f"{path} is a file, and a run is a folder: give the folder that `unlabeled train --out` wrote.")
     if not run.path.is_dir():
         raise RunError(f"there is no run folder {path}; train one with `unlabeled train DATA --out {path}`.")
     if not run.exists:

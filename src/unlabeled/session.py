@@ -122,7 +122,7 @@ def reopen(run: RunFolder) -> tuple[ImageStore, Config, torch.Tensor | None]:
         raise RunError(
             f"{run.path} was imported, so there is no training to resume; use it as it is (embed, evaluate, search, export)."
         )
-    source = open_source(record.data)
+    source = record.source()
     store = record.open(source)
     same_images(store, record, run.path)
     return store, config, training_labels(source, store, record.labels) if record.labels else None

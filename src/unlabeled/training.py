@@ -197,6 +197,8 @@ class Saver:
             return Meter()
         for damage in found.damaged:
             progress.say(f"Warning: {damage} Going on from the checkpoint before it, {found.path.name}.")
+        if found.epoch < self.config.epochs:
+            progress.say(f"Continuing in epoch {found.epoch + 1}, after step {found.step}.")
         try:
             self.method.load_state_dict(_under("method.", found.tensors))
             self.optimizer.adopt(self.method.head)

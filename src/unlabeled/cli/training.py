@@ -9,11 +9,14 @@ from cyclopts import Parameter
 from rich import box
 from rich.table import Table
 
-from unlabeled.cli.console import app, output, write_json
+from unlabeled.cli.console import app, output, printable, write_json
 from unlabeled.cli.flags import DeviceName, IfExists, RecipeName, SettingsFlags, given
 
 if TYPE_CHECKING:
     from unlabeled.run import Run
+
+BROKEN_SHOWN = 30
+"""Broken files `check` names on the screen."""
 
 
 @app.command(usage="Usage: unlabeled demo [OPTIONS]")
@@ -68,6 +71,10 @@ def check(data: Path, *, json: Path | None = None) -> None:
     output.print(found.table())
     for finding in found.sentences():
         output.print(finding, markup=False)
+    for name, reason in found.broken[:BROKEN_SHOWN]:
+        output.print(f"  {printable(name)}: {reason}", markup=False)
+    if len(found.broken) > BROKEN_SHOWN:
+        output.print(f"  and {len(found.broken) - BROKEN_SHOWN:,} more: --json FILE lists all", markup=False)
     if json:
         write_json(json, found.to_json())
 

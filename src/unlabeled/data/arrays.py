@@ -108,6 +108,8 @@ def _listed(shapes: dict[str, tuple[int, ...]]) -> str:
 
 
 def _why(error: BaseException) -> str:
+    if "pickle" in str(error):
+        return "it is no file that np.save wrote, or holds Python objects, which are never read; save it as an array of numbers"
     return (
         "it does not fit in memory"
         if isinstance(error, MemoryError)

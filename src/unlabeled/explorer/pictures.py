@@ -17,7 +17,7 @@ from PIL import Image
 
 from unlabeled.data.decode import Undecodable, ValueRange, examine, scale_to_uint8
 from unlabeled.data.shrink import reduce
-from unlabeled.data.sources import Source, open_source
+from unlabeled.data.sources import Source
 from unlabeled.errors import DataError
 from unlabeled.visualize.report import printable
 
@@ -49,7 +49,7 @@ class Pictures:
 
     def __init__(self, record: DataRecord, names: list[str], kept_bytes: int = KEPT_BYTES) -> None:
         """Raises DataError where the images are no longer where the run was trained on them."""
-        self._source: Source = open_source(record.data)
+        self._source: Source = record.source()
         place = {name: i for i, name in enumerate(self._source.names)}
         self._place: NDArray[np.int64] = np.array([place.get(name, -1) for name in names], np.int64)
         self._names, self._data = names, record.data
