@@ -179,11 +179,11 @@ def run(bench: Bench, claims: Sequence[Claim], say: Callable[[str], None]) -> No
     work = bench.work(claims)
     begun, done = time.monotonic(), 0
     for number, (arm, seed, measures) in enumerate(work, start=1):
-        now = time.monotonic()
+        now, was_there = time.monotonic(), bench.place(arm, seed).with_suffix(".json").is_file()
         scores = bench.score(arm, seed, measures)
         assert scores is not None
         took = time.monotonic() - now
-        if took < 1:  # read, not made
+        if was_there and took < 1:  # read, not made
             continue
         done += 1
         left = (time.monotonic() - begun) / done * (len(work) - number)
