@@ -107,11 +107,11 @@ def test_resuming_without_the_images_says_so(trained: Trained, tmp_path: Path):
     photos = Path(shutil.copytree(trained.photos, tmp_path / "photos"))
     unlabeled.train(photos, tmp_path / "run", cache=trained.cache, **SETTINGS | {"epochs": 1})
     photos.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match=r"no file or folder .*photos"):
+    with pytest.raises(DataError, match=r"looked for in .*photos.*nothing is there"):
         unlabeled.resume(tmp_path / "run")
     # What needs no training images still works.
     assert unlabeled.load(tmp_path / "run").embed(trained.new).features.shape == (40, 256)
-    with pytest.raises(DataError, match="no file or folder"):
+    with pytest.raises(DataError, match="looked for in"):
         unlabeled.load(tmp_path / "run").cluster(to_folders=tmp_path / "sorted")
 
 
