@@ -98,5 +98,5 @@ def test_images_that_moved_are_looked_for_where_the_command_says(tmp_path: Path,
         with pytest.raises(DataError, match=r"looked for in here\.npy from .*elsewhere.*data\.json"):
             ask()
     named = replace(record, data="gone.npz:images")
-    with pytest.raises(DataError, match="looked for in gone.npz:images"):
+    with pytest.raises(DataError, match=r"looked for in gone\.npz:images"):
         named.require()

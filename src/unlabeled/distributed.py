@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from itertools import count
@@ -72,6 +72,9 @@ def process_group(device: str) -> Generator[None]:
     dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=timedelta(hours=12))
     try:
         yield
+        # Leave together: a rank that tears down while another still talks to it can abort. One that failed is not waited for.
+        with suppress(RuntimeError):
+            dist.barrier()
     finally:
         dist.destroy_process_group()
 
