@@ -66,7 +66,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def known() -> list[str]:
     """Names of the benchmarks."""
-    helpers = {"__init__", "__main__", "goals"}
+    helpers = {"__init__", "__main__", "goals", "timing"}
     return sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in helpers)
 
 

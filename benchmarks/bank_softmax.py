@@ -11,16 +11,15 @@ from __future__ import annotations
 import json
 import math
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from benchmarks.timing import time_in_turn
 from unlabeled.bank_softmax import bank_softmax
 
 BATCH, DIMS, TEMPERATURE, NEGATIVES = 128, 128, 0.07, 4096
@@ -35,7 +34,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for count in (10_000, 50_000) if quick else (50_000, 200_000, 500_000, 1_281_167):
         names = [OURS, *(name for name in RIVALS if name != "autograd softmax" or count <= AUTOGRAD_LIMIT)]
-        seconds = time_in_turn(count, names, 3 if quick else 7)
+        seconds = time_in_turn({name: work(count, name) for name in names}, 3 if quick else 7)
         extra = {name: memory_in_new_process(count, name) for name in names}
         rows += [row(count, rival, seconds, extra) for rival in names[1:]]
     return rows
@@ -51,21 +50,6 @@ def row(count: int, rival: str, seconds: dict[str, float], extra: dict[str, floa
         "unit": "ms",
         "detail": f"peak extra memory {extra[OURS]:.0f} MB against {extra[rival]:.0f} MB",
     }
-
-
-def time_in_turn(count: int, names: list[str], turns: int) -> dict[str, float]:
-    """Median CPU seconds of each."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    works = {name: work(count, name) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(turns + 1):
-        for name, step in works.items():
-            begun = time.process_time()
-            step()
-            seconds[name].append(time.process_time() - begun)
-    torch.set_num_threads(threads)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
 
 
 def work(count: int, name: str) -> Callable[[], None]:

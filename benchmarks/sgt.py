@@ -13,14 +13,13 @@ cross-entropy over all classes in the same run, median CPU milliseconds. `python
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
+from benchmarks.timing import time_in_turn
 from unlabeled.losses import class_subset, positions_in
 
 BATCH, DIMS, LR = 256, 1024, 0.05
@@ -120,17 +119,3 @@ def chunked(classes: int) -> Callable[[], None]:
         features.grad = gradient
 
     return step
-
-
-def time_in_turn(works: dict[str, Callable[[], None]], turns: int) -> dict[str, float]:
-    """Median CPU seconds of each, one thread, in turns."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(turns + 1):
-        for name, step in works.items():
-            begun = time.process_time()
-            step()
-            seconds[name].append(time.process_time() - begun)
-    torch.set_num_threads(threads)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}

@@ -16,6 +16,7 @@ import torch
 
 import unlabeled
 from pictures import pictures
+from ranks import on_two_ranks
 from runs import SMALL, assert_same_run, final_tensors, train_with_stops
 from unlabeled import checkpoint
 from unlabeled.errors import DataError, RunError
@@ -127,21 +128,8 @@ def test_two_processes_are_one(data: Path, tmp_path: Path):
     """Same targets on every rank, and the run of one process with twice the batch, up to float tolerance."""
     changes = {"epochs": 2, "image_size": 32}
     unlabeled.train(data, tmp_path / "one", cache=tmp_path / "cache", **SMALL | changes)
-    line = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(29500 + os.getpid() % 1000),
-    ]
-    line += ["-m", "unlabeled", "train", str(data), "--out", str(tmp_path / "two"), "--cache", str(tmp_path / "cache")]
-    line += flags(**changes, batch_size=12)
-    result = subprocess.run(
-        line, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
+    line = ["-m", "unlabeled", "train", data, "--out", tmp_path / "two", "--cache", tmp_path / "cache"]
+    on_two_ranks(*line, *flags(**changes, batch_size=12))
     one, two = read(tmp_path / "one" / "metrics.jsonl"), read(tmp_path / "two" / "metrics.jsonl")
     assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], rel=2e-3)
     ours, theirs = final_tensors(tmp_path / "two"), final_tensors(tmp_path / "one")

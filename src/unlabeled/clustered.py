@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from unlabeled.data.sources import Source
 from unlabeled.errors import DataError, RunError
 from unlabeled.runfolder import RunFolder, csv_text
 
@@ -40,6 +41,12 @@ def write_clusters(path: Path, rows: Sequence[Clustered]) -> None:
     table = ((row.path, row.cluster, f"{row.distance:.5f}", int(row.unlike)) for row in rows)
     text = csv_text(("path", "cluster", "distance", "unlike"), table)
     RunFolder(path.parent).write_text(path, text)
+
+
+def locations_of(names: Sequence[str], source: Source) -> list[Path | None]:
+    """Where the images of these names are in `source` now; None for one that is no file or not there."""
+    found = {name: source.location(i) for i, name in enumerate(source.names)}
+    return [found.get(name) for name in names]
 
 
 def require_empty(folder: Path) -> None:

@@ -6,12 +6,10 @@ Shapes: M images asked about, D feature dimensions.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +17,16 @@ import torch
 
 from unlabeled import checkpoint, progress
 from unlabeled.catalogue import Catalogue
-from unlabeled.clustered import Clustered, clustered, require_empty, sort_into_folders, write_clusters
+from unlabeled.clustered import Clustered, clustered, locations_of, require_empty, sort_into_folders, write_clusters
 from unlabeled.config import Config
-from unlabeled.data.sources import Source, open_source
+from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, is_main
 from unlabeled.embedding import Embedding, writer
-from unlabeled.errors import ConfigError, DataError, RunError
-from unlabeled.evaluation.partial import Partial
+from unlabeled.errors import ConfigError, RunError
 from unlabeled.features import embed
-from unlabeled.images import NO_IMAGES, DataRecord, make_loader
+from unlabeled.images import DataRecord, make_loader
 from unlabeled.journal import read as read_journal
 from unlabeled.methods import build_method, build_network
 from unlabeled.methods.base import Method
@@ -226,7 +223,7 @@ class Run:
             rows = clustered(self.names, catalogue.clusters, catalogue.distances, catalogue.unlike)
             locations: list[Path | None] = []
             if to_folders:
-                locations = self._files(self.record.source())
+                locations = locations_of(self.names, self.record.source())
         else:
             source = open_source(data)
             store = self.record.open(source)
@@ -291,15 +288,9 @@ class Run:
         protocols.options_of(protocol)  # complains of an unknown name before anything is read
         if json and is_main():
             require_writable(Path(json))
-        data = str(data or self.record.data)
-        if data == NO_IMAGES:
-            raise DataError(f"{self.path} was imported without images: give DATA, labelled images, to evaluate it on.")
-        if data == self.record.data:
-            self.record.require()
-        partial = self._partial(protocol, data, labels, str(test), quick, sorted(options.items()))
-        request = protocols.Request(Path(data), labels, Path(test) if test else None, quick, partial)
-        scores = protocols.score(self, protocol, request, options)
-        partial.finish()
+        asked = protocols.request(self, protocol, data, labels, test, quick, options)
+        scores = protocols.score(self, protocol, asked, options)
+        asked.partial.finish()
         if is_main():
             if json:
                 self.folder.write_json(Path(json), {"protocol": protocol, **scores})
@@ -309,17 +300,6 @@ class Run:
                 # Runs may lie where nobody can write; the numbers are still worth having.
                 progress.say(f"Note: the report will not show these scores: {error}")
         return scores
-
-    def _partial(self, protocol: str, *asked: Any) -> Partial:
-        # The weights belong to the question: a run that went on training is asked anew.
-        weights = [file.name for file in sorted(self.folder.checkpoints.glob("*.safetensors"))]
-        key = blake2b(repr((protocol, asked, weights)).encode(), digest_size=4).hexdigest()
-        return Partial(self.folder.evaluation / f"{protocol}-{key}" if os.access(self.path, os.W_OK) else None)
-
-    def _files(self, source: Source) -> list[Path | None]:
-        """Where the training images are now, in index order."""
-        found = {name: source.location(i) for i, name in enumerate(source.names)}
-        return [found.get(name) for name in self.names]
 
     @property
     def origin(self) -> dict[str, Any]:

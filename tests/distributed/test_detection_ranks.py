@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ranks import script_on_two_ranks
 from rectangles import made_pictures
 from unlabeled.evaluation.voc_detection import Detecting, VocDetectionProtocol
 from unlabeled.models import build_backbone
@@ -45,13 +43,8 @@ def scored() -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_learn_and_detect_what_one_does(tmp_path: Path):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    line = [*launch, str(tmp_path / "script.py"), str(tmp_path / "two.pt"), *folders]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=590)
-    assert result.returncode == 0, result.stderr
+    folders = Path(__file__).parent, Path(__file__).parents[1]
+    script_on_two_ranks(tmp_path, SCRIPT, tmp_path / "two.pt", *folders)
     two, one = torch.load(tmp_path / "two.pt", weights_only=True), scored()
     assert two.keys() == one.keys()
     for name, value in one.items():

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 
 from few_labels import contest
+from ranks import script_on_two_ranks
 from unlabeled.evaluation.fine_tuning import FineTuning
 from unlabeled.evaluation.low_shot import LowShotProtocol
 from unlabeled.evaluation.partial import Partial
@@ -45,12 +43,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path):
     how = FineTuning(batch_size=16, lr=0.003)
     one = dict(LowShotProtocol(made, [1, 4], 2, (0.003, 0.03), steps=8, how=how).run())
 
-    (tmp_path / "script.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    line = [*launch, str(tmp_path / "script.py"), str(tmp_path), str(Path(__file__).parent.parent)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stderr
+    script_on_two_ranks(tmp_path, SCRIPT, tmp_path, Path(__file__).parent.parent)
     two = json.loads((tmp_path / "two.json").read_text())
     for n in ("1", "4"):
         assert two["spread"][n]["lr"] == one["spread"][n]["lr"]  # chosen alike

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +10,7 @@ import pytest
 
 import unlabeled
 from pictures import Trained
-
-SCRIPT = """
-import sys
-from unlabeled import cli
-
-for line in open(sys.argv[1]).read().splitlines():
-    try:
-        cli.main(line.split())
-    except SystemExit as stop:
-        if stop.code:
-            raise
-"""
+from ranks import verbs_on_two_ranks
 
 
 def column(path: Path, name: str) -> list[str]:
@@ -38,14 +24,8 @@ def test_activations_and_ascent(trained: Trained, tmp_path: Path):
         f"visualize activations {trained.run} {trained.new} --stage conv2 --out {two} --device cpu",
         f"visualize ascent {trained.run} --stage conv1 --units 0-2 --steps 2 --out {two} --device cpu",
     ]
-    (tmp_path / "lines").write_text("\n".join(lines))
-    (tmp_path / "verbs.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    line = [*launch, str(tmp_path / "verbs.py"), str(tmp_path / "lines")]
-    result = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("ascent-conv1.png") == 1
+    spoken = verbs_on_two_ranks(tmp_path, lines)
+    assert spoken.count("ascent-conv1.png") == 1
 
     run, one = unlabeled.load(trained.run, device="cpu"), tmp_path / "one"
     run.visualize("activations", trained.new, out=one, stage="conv2")

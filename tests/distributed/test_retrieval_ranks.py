@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pictures import Trained, pictures
+from ranks import on_two_ranks
 from unlabeled.run import Run
 
 
@@ -25,22 +23,20 @@ def test_two_processes_give_what_one_gives(trained: Trained, tmp_path: Path):
     for kind, text in (("query", "i0 1 1 30 30"), ("good", "i0 i3"), ("ok", "i6"), ("junk", "i1")):
         (lists / f"q_{kind}.txt").write_text(text)
     one = Run(trained.run, "cpu").evaluate("retrieval", images, ground_truth=lists, pca=trained.new, side=32)
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "unlabeled"]
-    line += [
+    line = [
+        "-m",
+        "unlabeled",
         "evaluate",
         "retrieval",
-        str(trained.run),
-        str(images),
+        trained.run,
+        images,
         "--ground-truth",
-        str(lists),
+        lists,
         "--pca",
-        str(trained.new),
+        trained.new,
     ]
-    line += ["--side", "32", "--json", str(tmp_path / "two.json"), "--device", "cpu"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("mean_ap") == 1
+    spoken = on_two_ranks(*line, "--side", "32", "--json", tmp_path / "two.json", "--device", "cpu")
+    assert spoken.count("mean_ap") == 1
     two = json.loads((tmp_path / "two.json").read_text())
     assert two["protocol"] == "retrieval"
     for key in ("mean_ap", "untrained", "queries", "gallery_images", "pca_images", "dims"):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +10,8 @@ import pytest
 
 import unlabeled
 from pictures import Trained, write_pictures
+from ranks import verbs_on_two_ranks
 from unlabeled.journal import read
-
-# One start of two interpreters for all verbs: starting them takes longer than the work.
-SCRIPT = """
-import sys
-from unlabeled import cli
-
-for line in open(sys.argv[1]).read().splitlines():
-    try:
-        cli.main(line.split())
-    except SystemExit as stop:
-        if stop.code:
-            raise
-"""
 
 
 def test_two_processes_give_what_one_gives(trained: Trained, tmp_path: Path):
@@ -43,14 +28,8 @@ def test_two_processes_give_what_one_gives(trained: Trained, tmp_path: Path):
         f"search {trained.run} {trained.new / 'kind0' / '000.png'} -k 3 --json {tmp_path / 's.json'}",
         f"evaluate knn {tmp_path / 'one'} {photos} --json {tmp_path / 'e.json'}",
     ]
-    (tmp_path / "lines").write_text("\n".join(lines))
-    (tmp_path / "verbs.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    line = [*launch, str(tmp_path / "verbs.py"), str(tmp_path / "lines")]
-    result = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Health: ") == 1 and result.stdout.count("40 features of") == 1
+    spoken = verbs_on_two_ranks(tmp_path, lines)
+    assert spoken.count("Health: ") == 1 and spoken.count("40 features of") == 1
 
     two, run = unlabeled.load(tmp_path / "two"), unlabeled.load(trained.run)
     assert [r["loss"] for r in two.history] == pytest.approx([r["loss"] for r in one.history], rel=2e-3)

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import unlabeled
 from pictures import Trained
+from ranks import verbs_on_two_ranks
 from voc_pictures import write_devkit
-
-# Both verbs in one start of two interpreters: starting them takes longer than the work.
-SCRIPT = """
-import sys
-from unlabeled import cli
-
-for line in open(sys.argv[1]).read().splitlines():
-    try:
-        cli.main(line.split())
-    except SystemExit as stop:
-        if stop.code:
-            raise
-"""
 
 
 def test_two_processes_give_what_one_gives(trained: Trained, tmp_path: Path):
@@ -41,13 +26,7 @@ def test_two_processes_give_what_one_gives(trained: Trained, tmp_path: Path):
     for protocol, given in options.items():
         text = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
         lines.append(f"evaluate {protocol} {tmp_path / 'run'} {devkit} --json {tmp_path / protocol}.json {text}")
-    (tmp_path / "lines").write_text("\n".join(lines))
-    (tmp_path / "verbs.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    line = [*launch, str(tmp_path / "verbs.py"), str(tmp_path / "lines")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stderr
+    verbs_on_two_ranks(tmp_path, lines)
     run = unlabeled.load(tmp_path / "run")
     for protocol, given in options.items():
         two = json.loads((tmp_path / f"{protocol}.json").read_text())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
 import unlabeled
 from pictures import Trained, write_pictures
+from ranks import script_on_two_ranks
 
 SCRIPT = """
 import sys, unlabeled
@@ -25,18 +23,12 @@ print(len(written.files), "files", flush=True)
 
 def test_two_processes_import_what_one_imports(trained: Trained, tmp_path: Path):
     photos = write_pictures(tmp_path / "photos", 17)
-    file, script = tmp_path / "a.safetensors", tmp_path / "script.py"
+    file = tmp_path / "a.safetensors"
     unlabeled.load(trained.run).export("safetensors", file)
     one = unlabeled.import_weights(file, tmp_path / "one", data=photos, cache=trained.cache, num_clusters=3)
-    script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
     places = [file, tmp_path / "two", photos, trained.cache, tmp_path / "b.safetensors"]
-    result = subprocess.run(
-        [*launch, *map(str, places)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert sorted(result.stdout.split("\n"))[1:] == ["0 files", "2 files"]
+    spoken = script_on_two_ranks(tmp_path, SCRIPT, *places)
+    assert sorted(spoken.split("\n"))[1:] == ["0 files", "2 files"]
     two = unlabeled.load(tmp_path / "two")
     torch.testing.assert_close(two.catalogue.features, one.catalogue.features, atol=1e-5, rtol=0)
     assert two.names == one.names and [row.cluster for row in two.cluster()] == [row.cluster for row in one.cluster()]

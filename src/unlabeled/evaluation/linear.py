@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from unlabeled.evaluation.crops import CropCount
 from unlabeled.evaluation.fitting import Fit, Group, Sgd, fit
-from unlabeled.evaluation.frozen import Central, FrozenRows, Part, validation_accuracy
+from unlabeled.evaluation.frozen import Central, EpochScores, FrozenRows, Part, validation_accuracy
 from unlabeled.evaluation.partial import Partial
 from unlabeled.evaluation.selection import Fold, cross_validate, evenly, folds_of
 from unlabeled.metrics import topk_accuracy
@@ -56,19 +56,9 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class StageScore:
-    """One stage, scored on the test set. Accuracies are fractions; top-5 only where there are more than five classes."""
+class StageScore(EpochScores):
+    """One stage, and what its classifier was trained with."""
 
-    top1: float
-    """Of the last epoch."""
-    top5: float | None
-    best_top1: float
-    """Of the epoch that was best on the validation part."""
-    best_top5: float | None
-    best_epoch: int
-    """That epoch, from 1."""
-    validation: float
-    """Accuracy on the validation part in that epoch, one central view."""
     lr: float
     weight_decay: float
 

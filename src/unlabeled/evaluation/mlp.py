@@ -27,7 +27,7 @@ from torch.nn import functional
 from unlabeled.device import autocast
 from unlabeled.evaluation.crops import Aggregate, CropCount
 from unlabeled.evaluation.fitting import Damped, Fit, Group, Mover, Sgd, fit
-from unlabeled.evaluation.frozen import FrozenRows, validation_accuracy
+from unlabeled.evaluation.frozen import EpochScores, FrozenRows, validation_accuracy
 from unlabeled.evaluation.linear import MOMENTUM, Setting
 from unlabeled.evaluation.partial import Partial
 from unlabeled.evaluation.selection import evenly
@@ -102,19 +102,9 @@ def perceptron(form: Form, inputs: int, classes: int, width: int, seed: int) -> 
 
 
 @dataclass(frozen=True)
-class MlpScore:
-    """A perceptron's score. Accuracies are fractions; top-5 only where there are more than five classes."""
+class MlpScore(EpochScores):
+    """A perceptron's score."""
 
-    top1: float
-    """Of the last epoch."""
-    top5: float | None
-    best_top1: float
-    """Of the epoch that was best on the validation part."""
-    best_top5: float | None
-    best_epoch: int
-    """That epoch, from 1."""
-    validation: float
-    """Accuracy on the validation part in that epoch, one central view."""
     train_top1: float
     """Of the last epoch on training images, one central view."""
 

@@ -18,11 +18,11 @@ from unlabeled.protocols.detection import voc_detection
 from unlabeled.protocols.few_labels import low_shot, semi_supervised
 from unlabeled.protocols.neighbors import cliques, edge_ratio, knn, nmi
 from unlabeled.protocols.probes import linear, mlp, svm
-from unlabeled.protocols.request import Request
+from unlabeled.protocols.request import Request, request
 from unlabeled.protocols.retrieval import retrieval
 from unlabeled.protocols.voc import voc_classification, voc_segmentation
 
-__all__ = ["PROTOCOLS", "Request", "options_of", "score"]
+__all__ = ["PROTOCOLS", "Request", "options_of", "request", "score"]
 
 if TYPE_CHECKING:
     from unlabeled.run import Run
@@ -58,7 +58,7 @@ def options_of(protocol: str) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind == Parameter.KEYWORD_ONLY]
 
 
-def score(run: Run, protocol: str, request: Request, options: Mapping[str, Any]) -> dict[str, Any]:
+def score(run: Run, protocol: str, asked: Request, options: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of one protocol.
 
     The option `compare`, a list of other runs, goes with each: their numbers of the same call are under `compared`.
@@ -75,10 +75,10 @@ def score(run: Run, protocol: str, request: Request, options: Mapping[str, Any])
             known = f"it takes {', '.join(taken)}" if taken else "it takes no options"
             raise ConfigError(f"the protocol {protocol} has no option '{name}': {known}.")
     opened = [run.another(path) for path in others]  # complains before anything is computed
-    scores = PROTOCOLS[protocol](run, request, **own)
+    scores = PROTOCOLS[protocol](run, asked, **own)
     compared = {
         str(other.path): _numbers(
-            other.evaluate(protocol, request.data, labels=request.labels, test=request.test, quick=request.quick, **own)
+            other.evaluate(protocol, asked.data, labels=asked.labels, test=asked.test, quick=asked.quick, **own)
         )
         for other in opened
     }

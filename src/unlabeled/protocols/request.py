@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from unlabeled.errors import DataError
 from unlabeled.evaluation.partial import Partial
+from unlabeled.images import NO_IMAGES
+
+if TYPE_CHECKING:
+    from unlabeled.run import Run
 
 
 @dataclass(frozen=True)
@@ -22,3 +31,30 @@ class Request:
     """Whether a minute or two on two cores is all there is: less data, fewer epochs, the same steps."""
     partial: Partial
     """Results of an earlier call that was stopped."""
+
+
+def request(
+    run: Run,
+    protocol: str,
+    data: str | Path | None,
+    labels: str,
+    test: str | Path | None,
+    quick: bool,
+    options: Mapping[str, Any],
+) -> Request:
+    """What a call of `Run.evaluate` asks; without `data` it asks about the training images.
+
+    Raises:
+        DataError: there are none, or they are no longer where they were.
+    """
+    place = str(data or run.record.data)
+    if place == NO_IMAGES:
+        raise DataError(f"{run.path} was imported without images: give DATA, labelled images, to evaluate it on.")
+    if place == run.record.data:
+        run.record.require()
+    # The weights belong to the question: a run that went on training is asked anew.
+    weights = [file.name for file in sorted(run.folder.checkpoints.glob("*.safetensors"))]
+    asked = (place, labels, str(test), quick, sorted(options.items()))
+    key = blake2b(repr((protocol, asked, weights)).encode(), digest_size=4).hexdigest()
+    kept = run.folder.evaluation / f"{protocol}-{key}" if os.access(run.path, os.W_OK) else None
+    return Request(Path(place), labels, Path(test) if test else None, quick, Partial(kept))

@@ -82,19 +82,7 @@ def retrieval(
     side = side or (QUICK_SIDE if asked.quick else SIDE)
     factors = _factors(scales)
     _check(ground_truth, pca, asked.test, levels, side, expand)
-    queries = read_ground_truth(str(ground_truth))
-    source, other = open_source(asked.data), open_source(str(pca))
-    learned_on = [i for i, name in enumerate(other.names) if image_name(name) not in CORRUPTED_PARIS]
-    if asked.quick:
-        queries, source = _fewer(queries, source)
-        learned_on = _spread(learned_on, QUICK_PCA)
-    gallery = find_images(queries, source.names)
-    for note in gallery.notes:
-        progress.say(f"Note: {note}")
-    if other.path.resolve() == source.path.resolve():
-        progress.say(
-            "Note: the whitening is learned on the images that are searched; the papers take another set (--pca)."
-        )
+    gallery, source, other, learned_on = _opened(asked, ground_truth, pca)
     sizes = tuple(max(round(side * factor), 1) for factor in factors)
 
     def score(backbone: Backbone, name: str) -> tuple[RetrievalProtocol, list[str]]:
@@ -120,6 +108,26 @@ def retrieval(
         "sides": {f"{factor:g}": size for factor, size in zip(factors, sizes, strict=True)},
         **{key: dict(zip(names, values, strict=True)) for key, values in precision.items()},
     }
+
+
+def _opened(
+    asked: Request, ground_truth: str | Path | None, pca: str | Path | None
+) -> tuple[Gallery, Source, Source, list[int]]:
+    # What is searched for and among, the images the whitening is learned on, and which of them.
+    queries = read_ground_truth(str(ground_truth))
+    source, other = open_source(asked.data), open_source(str(pca))
+    learned_on = [i for i, name in enumerate(other.names) if image_name(name) not in CORRUPTED_PARIS]
+    if asked.quick:
+        queries, source = _fewer(queries, source)
+        learned_on = _spread(learned_on, QUICK_PCA)
+    gallery = find_images(queries, source.names)
+    for note in gallery.notes:
+        progress.say(f"Note: {note}")
+    if other.path.resolve() == source.path.resolve():
+        progress.say(
+            "Note: the whitening is learned on the images that are searched; the papers take another set (--pca)."
+        )
+    return gallery, source, other, learned_on
 
 
 def _present(protocol: RetrievalProtocol) -> int:

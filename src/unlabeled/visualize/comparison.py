@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from unlabeled.progress import duration
+from unlabeled.visualize.page import environment
 from unlabeled.visualize.report import printable
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 
 @dataclass(frozen=True)
@@ -115,13 +111,17 @@ def page(found: Comparison) -> str:
     rows = [
         (row, [_shown(row, *cell) for cell in zip(row.scores, _costs(found, row), strict=True)]) for row in found.rows
     ]
-    return _template().render(
-        style=Markup(style),
-        data=printable(found.data),
-        opening=_opening(found),
-        facts=[(printable(one.name), one.seed, _facts(one)) for one in found.contenders],
-        rows=rows,
-        left_out=[(printable(one.protocol), printable(one.reason)) for one in found.left_out],
+    return (
+        environment()
+        .get_template("comparison.html.j2")
+        .render(
+            style=Markup(style),
+            data=printable(found.data),
+            opening=_opening(found),
+            facts=[(printable(one.name), one.seed, _facts(one)) for one in found.contenders],
+            rows=rows,
+            left_out=[(printable(one.protocol), printable(one.reason)) for one in found.left_out],
+        )
     )
 
 
@@ -179,17 +179,3 @@ def _opening(found: Comparison) -> str:
 def _cell(text: str) -> str:
     # Markdown lets HTML through, and a bar would end a cell of the table.
     return printable(text).replace("|", "\\|").replace("<", "&lt;")
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("unlabeled.visualize", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("comparison.html.j2")

@@ -41,7 +41,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class _Plot:
+class Plot:
     """The inner rectangle of a chart and the values at its edges."""
 
     left: float
@@ -53,10 +53,17 @@ class _Plot:
     y_low: float
     y_high: float
 
+    @property
+    def bottom(self) -> float:
+        """Where the horizontal axis is."""
+        return self.top + self.height
+
     def x(self, value: float) -> float:
+        """Pixels of a value."""
         return self.left + self.width * (value - self.x_low) / (self.x_high - self.x_low)
 
     def y(self, value: float) -> float:
+        """Pixels of a value."""
         return self.top + self.height * (self.y_high - value) / (self.y_high - self.y_low)
 
 
@@ -116,7 +123,7 @@ def svg(
     right = max(96.0, max(len(text) for text, *_ in ends) * CHARACTER + 14)
     y_ticks = ticks(y_low, y_high, 4)
     left = max(44.0, max(len(_tick(value, y_ticks, percent)) for value in y_ticks) * CHARACTER + 12)
-    plot = _Plot(left, 10, width - left - right, height - 10 - (36 if x_label else 22), x_low, x_high, y_low, y_high)
+    plot = Plot(left, 10, width - left - right, height - 10 - (36 if x_label else 22), x_low, x_high, y_low, y_high)
     parts = _axes(plot, y_ticks, percent, x_label)
     for level in levels:
         y = plot.y(level.value)
@@ -146,7 +153,7 @@ def histogram(
     left = max(len(_tick(value, y_ticks, False)) for value in y_ticks) * CHARACTER + 12
     edges = (first * step, (first + len(counts)) * step)
     bottom = 36 if x_label else 22
-    plot = _Plot(left, 10, width - left - 12, height - 10 - bottom, edges[0], edges[1], 0, max(counts) * 1.05)
+    plot = Plot(left, 10, width - left - 12, height - 10 - bottom, edges[0], edges[1], 0, max(counts) * 1.05)
     parts = _axes(plot, y_ticks, False, x_label, centre_of=step if step == 1 else 0)
     for i, count in enumerate(counts):
         start = edges[0] + i * step
@@ -229,10 +236,10 @@ def _tick(value: float, all_ticks: Sequence[float], percent: bool) -> str:
     return f"{scale * value:,.{places}f}{' %' if percent else ''}"
 
 
-def _axes(plot: _Plot, y_ticks: Sequence[float], percent: bool, x_label: str, centre_of: float = 0) -> list[str]:
+def _axes(plot: Plot, y_ticks: Sequence[float], percent: bool, x_label: str, centre_of: float = 0) -> list[str]:
     """Grid, tick labels and the base line; `centre_of` moves tick labels to the middle of bars that wide."""
     parts: list[str] = []
-    right, bottom = plot.left + plot.width, plot.top + plot.height
+    right, bottom = plot.left + plot.width, plot.bottom
     for value in y_ticks:
         y = plot.y(value)
         parts.append(_rule(plot.left, y, right, y, "grid", GRID))
@@ -250,7 +257,7 @@ def _axes(plot: _Plot, y_ticks: Sequence[float], percent: bool, x_label: str, ce
     return parts
 
 
-def _curve(plot: _Plot, line: Line, number: int) -> list[str]:
+def _curve(plot: Plot, line: Line, number: int) -> list[str]:
     """One curve in as many pieces as its gaps make, and dots where single points would not be seen."""
     pieces: list[list[tuple[float, float]]] = [[]]
     for x, y in zip(line.x, line.y, strict=True):
@@ -274,7 +281,7 @@ def _curve(plot: _Plot, line: Line, number: int) -> list[str]:
     return parts
 
 
-def _end_labels(plot: _Plot, ends: Sequence[tuple[str, float, str, str]]) -> list[str]:
+def _end_labels(plot: Plot, ends: Sequence[tuple[str, float, str, str]]) -> list[str]:
     """Names at the right edge beside their value, moved apart where they would overlap."""
     gap, bottom = 14.0, plot.top + plot.height
     ordered = sorted(ends, key=lambda end: (plot.y(end[1]), end[0]))

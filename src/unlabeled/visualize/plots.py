@@ -14,7 +14,7 @@ from html import escape
 
 import numpy as np
 
-from unlabeled.visualize.curves import CHARACTER, COLOURS, DASHES, FONT, GRID, INK, MUTED, ticks
+from unlabeled.visualize.curves import CHARACTER, COLOURS, DASHES, FONT, GRID, INK, MUTED, Plot, ticks
 
 WIDTH, HEIGHT = 420, 250
 WHISKER = 1.5
@@ -115,8 +115,8 @@ def by_category(
         low, high = max(0.0, low), min(1.0, high)
     ends = [_end(one, percent) for one in series]
     right = max((len(label) for label, _ in ends if label), default=0) * CHARACTER + 20
-    frame = _Frame(46, 8, width - 46 - right, height - 8 - 40, -0.4, len(names) - 0.6, low, high)
-    parts = frame.grid(percent)
+    frame = Plot(46, 8, width - 46 - right, height - 8 - 40, -0.4, len(names) - 0.6, low, high)
+    parts = _grid(frame, percent)
     every = math.ceil(max(len(name) for name in names) * CHARACTER * len(names) / frame.width + 0.1)
     parts += [
         text(frame.x(i), frame.bottom + 16, name, anchor="middle", colour=MUTED)
@@ -143,8 +143,8 @@ def trace(
     """Points (x, y) joined in their order, the first and the last one named so."""
     x_low, x_high = _bounds([x for x, _ in points])
     y_low, y_high = _bounds([y for _, y in points])
-    frame = _Frame(46, 8, width - 46 - 30, height - 8 - 40, x_low, x_high, y_low, y_high)
-    parts = frame.grid(percent_y)
+    frame = Plot(46, 8, width - 46 - 30, height - 8 - 40, x_low, x_high, y_low, y_high)
+    parts = _grid(frame, percent_y)
     values = ticks(x_low, x_high, 6)
     parts += [
         text(frame.x(value), frame.bottom + 16, number(value, values), anchor="middle", colour=MUTED)
@@ -167,8 +167,8 @@ def boxes(groups: Sequence[tuple[str, Sequence[float]]], *, chance: float | None
     everything = [value for _, values in groups for value in values] + ([] if chance is None else [chance])
     low, high = _bounds(everything)
     room = 90 if chance is not None else 20
-    frame = _Frame(52, 8, width - 52 - room, height - 8 - 28, -0.5, len(groups) - 0.5, max(low, 0.0), min(high, 1.0))
-    parts = frame.grid(percent=True)
+    frame = Plot(52, 8, width - 52 - room, height - 8 - 28, -0.5, len(groups) - 0.5, max(low, 0.0), min(high, 1.0))
+    parts = _grid(frame, percent=True)
     if chance is not None:
         y = frame.y(chance)
         parts.append(line(frame.left, y, frame.left + frame.width, y, MUTED, dash="4 3"))
@@ -196,43 +196,20 @@ def ranked(items: Sequence[tuple[str, float]], *, first: bool = True, width: int
     return chart(parts, width, row * len(items) + 6)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """The inner rectangle of a chart and the values at its edges."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-    x_low: float
-    x_high: float
-    y_low: float
-    y_high: float
-
-    @property
-    def bottom(self) -> float:
-        return self.top + self.height
-
-    def x(self, value: float) -> float:
-        return self.left + self.width * (value - self.x_low) / (self.x_high - self.x_low)
-
-    def y(self, value: float) -> float:
-        return self.top + self.height * (self.y_high - value) / (self.y_high - self.y_low)
-
-    def grid(self, percent: bool) -> list[str]:
-        """Lines and numbers of the vertical axis, and the base line."""
-        scale = 100 if percent else 1
-        values = ticks(scale * self.y_low, scale * self.y_high, 5)
-        parts: list[str] = []
-        for value in values:
-            y = self.y(value / scale)
-            parts.append(line(self.left, y, self.left + self.width, y, GRID))
-            label = number(value, values) + (" %" if percent else "")
-            parts.append(text(self.left - 7, y + 4, label, anchor="end", colour=MUTED))
-        return [*parts, line(self.left, self.bottom, self.left + self.width, self.bottom, MUTED)]
+def _grid(frame: Plot, percent: bool) -> list[str]:
+    # Lines and numbers of the vertical axis, and the base line.
+    scale = 100 if percent else 1
+    values = ticks(scale * frame.y_low, scale * frame.y_high, 5)
+    parts: list[str] = []
+    for value in values:
+        y = frame.y(value / scale)
+        parts.append(line(frame.left, y, frame.left + frame.width, y, GRID))
+        label = number(value, values) + (" %" if percent else "")
+        parts.append(text(frame.left - 7, y + 4, label, anchor="end", colour=MUTED))
+    return [*parts, line(frame.left, frame.bottom, frame.left + frame.width, frame.bottom, MUTED)]
 
 
-def _joined(frame: _Frame, one: Series, place: int, shift: float) -> list[str]:
+def _joined(frame: Plot, one: Series, place: int, shift: float) -> list[str]:
     colour, dash = COLOURS[place % 4], DASHES[place % 4]
     known = [
         (frame.x(i) + shift, value, half)
@@ -254,7 +231,7 @@ def _joined(frame: _Frame, one: Series, place: int, shift: float) -> list[str]:
     return parts
 
 
-def _names_at_end(frame: _Frame, ends: Sequence[tuple[str, float]]) -> list[str]:
+def _names_at_end(frame: Plot, ends: Sequence[tuple[str, float]]) -> list[str]:
     """Names at the right edge beside their last value, moved apart where they would overlap."""
     gap = 14.0
     order = sorted((frame.y(value), i) for i, (label, value) in enumerate(ends) if label)
@@ -281,7 +258,7 @@ def _halves(one: Series) -> list[float]:
     return [half or 0.0 for half in one.halves] if one.halves else [0.0] * len(one.values)
 
 
-def _box(frame: _Frame, x: float, box: Box) -> list[str]:
+def _box(frame: Plot, x: float, box: Box) -> list[str]:
     half = 26
     top, bottom = frame.y(box.third), frame.y(box.first)
     parts = [line(x, frame.y(box.high), x, top, INK), line(x, bottom, x, frame.y(box.low), INK)]

@@ -24,6 +24,7 @@ import numpy as np
 from unlabeled.errors import RunError
 from unlabeled.visualize import atlas, curves, sprites
 from unlabeled.visualize.facts import Atlas, Cluster, Colouring, Neighbours, ReportFacts, Value
+from unlabeled.visualize.page import environment
 from unlabeled.visualize.training_charts import epoch_table, number, training_charts
 
 if TYPE_CHECKING:
@@ -79,7 +80,6 @@ def render(facts: ReportFacts) -> str:
     """The whole page as text; equal facts give equal text."""
     from markupsafe import Markup
 
-    environment = _environment()
     folder = resources.files("unlabeled.visualize") / "templates"
     style = "".join((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report_map.css"))
     wanted = _SCRIPTS if facts.atlas is not None else _SCRIPTS[:1]
@@ -89,7 +89,8 @@ def render(facts: ReportFacts) -> str:
     neighbours = _neighbours(facts.neighbours, pictures)
     sheets, tiles = sprites.pack(pictures, columns=TILES_ACROSS)
     mark, word = _MARKS.get(facts.verdict.status, ("open", facts.verdict.status))
-    return environment.get_template("report.html.j2").render(
+    template = _environment().get_template("report.html.j2")
+    return template.render(
         facts=facts,
         mark=mark,
         status=word,
@@ -122,24 +123,16 @@ def render(facts: ReportFacts) -> str:
 
 @cache
 def _environment() -> Environment:
-    """The template engine; compiling the template costs more than filling it."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("unlabeled.visualize", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {
+    """The engine with the report's ways to write names, paths and numbers; compiling a template costs more than filling it."""
+    own = environment()
+    own.filters |= {
         "name": printable,
         "path": _path,
         "prose": _prose,
         "value": _value_text,
         "count": _count_text,
     }
-    return environment
+    return own
 
 
 def printable(name: str) -> str:
