@@ -53,11 +53,15 @@ def test_every_module_has_a_layer():
     assert present - {"py"} == known
 
 
-def test_imports_point_downward():
+def imports_that_point_up(package: Path) -> list[str]:
+    """What is wrong with the imports of a package, a sentence each."""
     level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
     wrong: list[str] = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        own = top(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+    for path in sorted(package.rglob("*.py")):
+        own = top(".".join(path.relative_to(package).with_suffix("").parts))
+        if own not in level:
+            wrong.append(f"{path.relative_to(package)} belongs to no layer: name '{own}' in one of LAYERS")
+            continue
         for other in imports_of(path):
             if other in (own, "__version__") or own == "__init__":
                 continue
@@ -65,8 +69,21 @@ def test_imports_point_downward():
                 own in LEAVES or own not in DOORS + LAYERS[0] + LAYERS[5] + LAYERS[7]
             )
             if other in level and (level[other] > level[own] or sideways):
-                wrong.append(f"{path.relative_to(PACKAGE)} imports {other}")
-    assert not wrong
+                wrong.append(f"{path.relative_to(package)} imports {other}")
+    return wrong
+
+
+def test_imports_point_downward():
+    assert imports_that_point_up(PACKAGE) == []
+
+
+def test_what_is_wrong_with_an_import_is_a_sentence(tmp_path: Path):
+    (tmp_path / "losses.py").write_text("from unlabeled.methods.base import Method\n")
+    (tmp_path / "helpers.py").write_text("import os\n")
+    assert imports_that_point_up(tmp_path) == [
+        "helpers.py belongs to no layer: name 'helpers' in one of LAYERS",
+        "losses.py imports methods",
+    ]
 
 
 def test_public_names_are_sorted_and_exact():

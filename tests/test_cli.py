@@ -8,21 +8,22 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 
+from command_line import Call, assert_one_box, call, process, words
 from pictures import Trained, flags
-from unlabeled import cli
 from unlabeled.cli import scoring
 from unlabeled.cli.flags import BACKBONES, SECTIONS
 from unlabeled.config import Config
 from unlabeled.models import known_backbones
 from unlabeled.protocols import PROTOCOLS
 from unlabeled.recipes import RECIPES
+
+__all__ = ["call"]  # a fixture
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 VERBS = (
@@ -40,45 +41,6 @@ VERBS = (
     "visualize",
     "explore",
 )
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run a command line in this process: exit status, standard output and error, each as one line of words."""
-
-    def run(*tokens: object) -> tuple[int, str, str]:
-        status = 0
-        try:
-            cli.main([str(token) for token in tokens])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-def words(box: str) -> str:
-    """What a box says, on one line."""
-    return " ".join(re.sub("[│╭╮╰╯─]", " ", box).split())
-
-
-def assert_one_box(result: tuple[int, str, str], *wanted: str) -> None:
-    status, _, err = result
-    assert status == 2, err
-    assert err.count("╭─ Error") == 1
-    assert "Traceback" not in err
-    for part in wanted:
-        assert part in words(err), words(err)
-
-
-def process(*tokens: object, **changes: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "100", "OMP_NUM_THREADS": "1"} | changes
-    line = [sys.executable, "-m", "unlabeled", *map(str, tokens)]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-
 
 # Help
 

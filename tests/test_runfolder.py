@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from unlabeled.errors import RunError
-from unlabeled.runfolder import RunFolder, create, csv_text, environment, find, replacing, require_writable
+from unlabeled.runfolder import RunFolder, csv_text, environment, find, replacing, require_writable, reserve
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
@@ -39,8 +39,8 @@ def test_what_cannot_be_written_is_known_before_the_work(tmp_path: Path):
         require_writable(tmp_path / "file" / "f.npy")
     assert require_writable(tmp_path / "file") == tmp_path / "file"
     assert (tmp_path / "file").read_text() == "x"
-    require_writable(tmp_path / "new" / "f.npy")
-    assert list((tmp_path / "new").iterdir()) == []
+    require_writable(tmp_path / "new" / "and newer" / "f.npy")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "a try leaves no folders"
 
 
 def test_a_folder_of_other_things_is_refused_and_ours_is_not(tmp_path: Path):
@@ -48,27 +48,49 @@ def test_a_folder_of_other_things_is_refused_and_ours_is_not(tmp_path: Path):
     (tmp_path / "mine" / "thesis.tex").write_text("...")
     for if_exists in ("refuse", "resume", "replace"):
         with pytest.raises(RunError, match="not a run"):
-            create(tmp_path / "mine", if_exists)
+            reserve(tmp_path / "mine", if_exists)
     assert (tmp_path / "mine" / "thesis.tex").exists()
-    run = create(tmp_path / "run")
-    create(tmp_path / "run")
+    run = reserve(tmp_path / "run")
+    run.make()
+    reserve(tmp_path / "run")
     run.config.write_text("{}")
     with pytest.raises(RunError, match="already holds a run"):
-        create(tmp_path / "run")
-    assert create(tmp_path / "run", "replace").exists, "only `clear` removes what is there"
+        reserve(tmp_path / "run")
+    assert reserve(tmp_path / "run", "replace").exists, "only `clear` removes what is there"
+
+
+def test_a_place_is_reserved_without_a_trace(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    run = reserve(tmp_path / "some" / "where" / "run")
+    with pytest.raises(RunError, match="cannot make the folder"):
+        reserve(tmp_path / "file" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    run.make()
+    assert run.mark.exists()
+    reserve(run.path)
+    assert run.mark.exists(), "a folder that was ours stays ours"
 
 
 def test_abandoning_leaves_nothing_or_everything(tmp_path: Path):
-    create(tmp_path / "run").abandon()
-    assert not (tmp_path / "run").exists()
-    run = create(tmp_path / "run")
+    run = reserve(tmp_path / "some" / "where" / "run")
+    run.make()
+    run.abandon()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty").mkdir()
+    run = reserve(tmp_path / "empty")
+    run.make()
+    run.abandon()
+    assert list((tmp_path / "empty").iterdir()) == [], "a folder that was there before stays"
+    run = reserve(tmp_path / "run")
+    run.make()
     run.skipped.write_text("")
     run.abandon()
     assert run.skipped.exists() and run.mark.exists()
 
 
 def test_clearing_removes_the_run_and_nothing_else(tmp_path: Path):
-    run = create(tmp_path / "run")
+    run = reserve(tmp_path / "run")
+    run.make()
     for path in (run.config, run.data, run.journal, run.clusters, run.path / "notes.txt"):
         path.write_text("x")
     run.checkpoints.mkdir()

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unlabeled import progress
-from unlabeled.errors import UnlabeledError
-from unlabeled.runfolder import IfExists, RunFolder, create, find
+from unlabeled.runfolder import IfExists, RunFolder, find, reserve
 
 if TYPE_CHECKING:
     from unlabeled.data.doctor import Doctor
@@ -57,11 +56,11 @@ def train(
     with process_group(device):
         if if_exists == "resume" and RunFolder(Path(out)).exists:
             return resume(out, device=device)
-        run = create(Path(out), if_exists) if is_main() else RunFolder(Path(out))
+        run = reserve(Path(out), if_exists) if is_main() else RunFolder(Path(out))
         barrier()
         try:
             begun = session.begin(run, str(data), recipe, labels, device, cache, settings, tensorboard)
-        except UnlabeledError:
+        except BaseException:
             if is_main():
                 run.abandon()
             raise
@@ -134,11 +133,11 @@ def import_weights(
 
     kind = session.prepare_device(device)
     with process_group(kind):
-        run = create(Path(out), if_exists) if is_main() else RunFolder(Path(out))
+        run = reserve(Path(out), if_exists) if is_main() else RunFolder(Path(out))
         barrier()
         try:
             session.take_in(run, Path(file), backbone, str(data) if data else None, kind, cache, settings)
-        except UnlabeledError:
+        except BaseException:
             if is_main():
                 run.abandon()
             raise

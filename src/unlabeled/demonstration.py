@@ -12,20 +12,27 @@ import numpy as np
 from PIL import Image
 
 from unlabeled import session
-from unlabeled.data.photographs import demo_set
+from unlabeled.config import DataFacts
+from unlabeled.data.photographs import demo_set, photograph_files
 from unlabeled.distributed import barrier, is_main, process_group
+from unlabeled.recipes import configure
 from unlabeled.run import Run
-from unlabeled.runfolder import IfExists, RunFolder, create
+from unlabeled.runfolder import IfExists, RunFolder, reserve
 
 CROP_SIDE = 32
 """Pixels a crop of the photographs is resized to."""
+DEMO_IMAGES = 3600
+"""Crops to train on."""
 
 
 def demonstrate(out: Path, device: str, if_exists: IfExists, settings: dict[str, Any]) -> dict[str, Any]:
     """See `unlabeled.demo`."""
     kind = session.prepare_device(device)
     with process_group(kind):
-        run = create(out, if_exists) if is_main() else RunFolder(out)
+        # What cannot work is said before anything is made, and before anything of an earlier run goes.
+        photograph_files()
+        configure("demo", DataFacts(DEMO_IMAGES, 3, CROP_SIDE, CROP_SIDE, is_colour=True, device=kind), settings)
+        run = reserve(out, if_exists) if is_main() else RunFolder(out)
         is_new = if_exists == "replace" or not run.exists
         photographs = run.path / "photographs"
         train, test = photographs / "train", photographs / "test"
@@ -33,6 +40,8 @@ def demonstrate(out: Path, device: str, if_exists: IfExists, settings: dict[str,
             # They depend on the seed.
             shutil.rmtree(photographs)
         if is_main() and not test.is_dir():
+            # The photographs lie in the run; a mark says whose folder it is if they are all that is ever made.
+            run.make()
             write_photographs(train, test, seed=int(settings.get("seed", 0)))
         barrier()
         begun = time.monotonic()

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -47,17 +47,35 @@ def replacing(path: Path) -> Generator[Path]:
             partial.unlink()
 
 
+def missing_folders(path: Path) -> tuple[Path, ...]:
+    """The folders that are not there yet and that making `path` would make, the deepest first."""
+    found: list[Path] = []
+    while not path.exists() and path != path.parent:
+        found.append(path)
+        path = path.parent
+    return tuple(found)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove these folders, the deepest first, up to one that holds something or is not ours to remove."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
 def require_writable(path: Path) -> Path:
-    """`path`, after a try: hours of work must not end in front of a folder that cannot be written.
+    """`path`, after a try that leaves nothing: hours of work must not end in front of a folder that cannot be written.
 
     Raises:
         RunError: it is a folder, or its folder cannot be made or written.
     """
     if path.is_dir():
         raise RunError(f"{path} is a folder, and the name of a file is wanted; give for example {path / 'result'}.")
-    with replacing(path) as partial:
-        partial.touch()
-        partial.unlink()
+    with ExitStack() as after:
+        after.callback(remove_empty, missing_folders(path.parent))
+        with replacing(path) as partial:
+            partial.touch()
+            partial.unlink()
     return path
 
 
@@ -66,6 +84,8 @@ class RunFolder:
     """Paths inside a run, and small files written atomically."""
 
     path: Path
+    new_folders: tuple[Path, ...] = ()
+    """Folders that were not there when the place was reserved, the deepest first: `abandon` takes them back."""
 
     @property
     def config(self) -> Path:
@@ -157,12 +177,24 @@ class RunFolder:
         """Whether a run was begun here: its configuration is the last file written before training."""
         return self.config.is_file()
 
+    def make(self) -> None:
+        """Make the folder, marked as ours.
+
+        Raises:
+            RunError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.mark.touch()
+        except OSError as error:
+            raise RunError(f"cannot make the folder {self.path} ({error.strerror}); choose another --out.") from None
+
     def abandon(self) -> None:
-        """Take back what `create` made, if nothing has been put there: a refused command leaves no traces."""
+        """Take back what `make` made, if nothing has been put there: a command that failed early leaves no traces."""
         with suppress(OSError):
             if list(self.path.iterdir()) == [self.mark]:
                 self.mark.unlink()
-                self.path.rmdir()
+        remove_empty(self.new_folders)
 
     def clear(self) -> None:
         """Remove an earlier run and what was computed from it.
@@ -225,13 +257,16 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def create(path: Path, if_exists: IfExists = "refuse") -> RunFolder:
-    """Make the folder of a new run. An earlier run in it stays until the new one is sure to begin; see `RunFolder.clear`.
+def reserve(path: Path, if_exists: IfExists = "refuse") -> RunFolder:
+    """The place of a new run, after a try whether its folder can be made.
+
+    Nothing is left of the try: `RunFolder.make` makes the folder when all else is known to work. An earlier run in it
+    stays as long, see `RunFolder.clear`.
 
     Raises:
         RunError: a run is there and `if_exists` is "refuse", the folder holds other things, or it cannot be made.
     """
-    run = RunFolder(path)
+    run = RunFolder(path, missing_folders(path))
     if run.exists and if_exists == "refuse":
         raise RunError(
             f"{path} already holds a run; continue it with `unlabeled resume {path}`, choose another --out, or begin anew with "
@@ -243,10 +278,13 @@ def create(path: Path, if_exists: IfExists = "refuse") -> RunFolder:
     try:
         if path.is_dir() and not is_ours and any(path.iterdir()):
             raise RunError(f"{path} holds files that are not a run; choose an empty or new folder for --out.")
-        path.mkdir(parents=True, exist_ok=True)
-        run.mark.touch()
     except OSError as error:
-        raise RunError(f"cannot make the folder {path} ({error.strerror}); choose another --out.") from None
+        raise RunError(f"cannot look into the folder {path} ({error.strerror}); choose another --out.") from None
+    try:
+        run.make()
+    finally:
+        if not is_ours:
+            run.abandon()
     return run
 
 

@@ -101,6 +101,7 @@ def begin(
     ids = training_labels(source, store, labels) if labels else None
     announce(store, config, store.facts(device), ids)
     if is_main():
+        run.make()
         run.clear()
         if tensorboard:
             run.tensorboard.mkdir()
@@ -230,6 +231,7 @@ def take_in(
             made = replace(made, config=made.config.replace(num_clusters=clusters_for(len(store))))
     if is_main():
         # An earlier run goes only now that nothing else can be wrong.
+        run.make()
         run.clear()
         run.write_csv(run.skipped, ("file", "reason"), skipped)
         run.write_json(run.environment, environment(device, world_size()))

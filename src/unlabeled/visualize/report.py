@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unlabeled.errors import RunError
+from unlabeled.runfolder import replacing
 from unlabeled.visualize import atlas, curves, sprites
 from unlabeled.visualize.facts import Atlas, Cluster, Colouring, Neighbours, ReportFacts, Value
 from unlabeled.visualize.page import environment
@@ -67,13 +67,8 @@ _OPENINGS = {
 def write_report(path: Path, facts: ReportFacts) -> None:
     """Write the report; a file already there is replaced as a whole. Raises RunError if it cannot be written."""
     page = render(facts)
-    draft = path.with_name(path.name + ".tmp")
-    try:
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise RunError(f"the report cannot be written to {path} ({error.strerror}); choose another place.") from error
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
 
 
 def render(facts: ReportFacts) -> str:
