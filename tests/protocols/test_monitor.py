@@ -13,6 +13,7 @@ from runs import SMALL
 from unlabeled import health, metrics
 from unlabeled.config import Config
 from unlabeled.errors import DataError
+from unlabeled.evaluation.knn import knn_accuracy, split
 from unlabeled.methods import build_method
 from unlabeled.models import build_backbone
 from unlabeled.protocols import monitor
@@ -79,6 +80,18 @@ def test_every_space_is_looked_at() -> None:
     assert {"knn", "knn_output", "knn_bank"} <= numbers.keys()
     assert {f"{space}_{name}" for space in spaces for name in monitor.SPREAD} <= numbers.keys()
     assert "nmi_labels" not in numbers
+
+
+def test_rows_of_the_bank_vote_on_outputs_made_anew() -> None:
+    looked, features = watched(method="instance", embedding_dims=8, temperature=0.3), rows(2.0)
+    bank, outputs = looked.method.memory.bank, looked.method.outputs(features)
+    assert not torch.equal(bank, outputs)
+    train, test = map(torch.from_numpy, split(LABELS.numpy(), seed=looked.config.seed))
+    numbers = looked(lambda index=None: features, True)
+    for name, voters, asked in (("", features, features), ("_output", outputs, outputs), ("_bank", bank, outputs)):
+        parts = voters[train], LABELS[train], asked[test], LABELS[test]
+        assert numbers[f"knn{name}"] == pytest.approx(knn_accuracy(*parts, k=20, temperature=0.3))
+        assert numbers[f"nearest{name}"] == pytest.approx(knn_accuracy(*parts, k=1))
 
 
 def test_labels_that_leave_nothing_to_hold_out_are_refused_at_once() -> None:

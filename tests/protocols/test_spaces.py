@@ -23,7 +23,13 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """An instance run on 60 pictures in class folders."""
     folder = tmp_path_factory.mktemp("instance")
     photos = write_pictures(folder / "photos", 60)
-    settings: dict[str, Any] = SETTINGS | {"method": "instance", "embedding_dims": 16, "lr": 0.01, "epochs": 1}
+    settings: dict[str, Any] = SETTINGS | {
+        "method": "instance",
+        "embedding_dims": 16,
+        "lr": 0.01,
+        "epochs": 1,
+        "temperature": 0.5,
+    }
     return unlabeled.train(photos, folder / "run", cache=folder / "cache", **settings)
 
 
@@ -38,7 +44,7 @@ def test_output_and_bank_are_the_heads(instance: Run) -> None:
     assert outputs.shape == (60, 16)
 
     def vote(rows: torch.Tensor) -> float:
-        return knn_accuracy(rows[train], labels[train], outputs[test], labels[test], k=20)
+        return knn_accuracy(rows[train], labels[train], outputs[test], labels[test], k=20, temperature=0.5)
 
     assert instance.evaluate("knn", space="output")["knn"] == pytest.approx(vote(outputs))
     bank = instance.method.memory.bank

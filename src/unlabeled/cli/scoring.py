@@ -119,7 +119,7 @@ def _print_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
         output.print("  ".join([first.strip().ljust(widths[0]), *others]), markup=False, soft_wrap=True)
 
 
-RATES = ("nmi", "lr", "weight_decay", "C")
+RATES = ("nmi", "lr", "weight_decay", "temperature", "C")
 """Numbers that are no shares."""
 
 

@@ -29,7 +29,8 @@ def knn_bank(run: Run, asked: Request, *, neighbors: int = 200) -> dict[str, flo
     DATA are the images the bank was trained on: only their names and labels are read, and row i belongs to image i in order of
     names. Paper numbers: ImageNet ResNet-18 41.0 %, ResNet-50 46.5 % (table 2), CIFAR-10 80.8 % (table 1).
 
-    Keys: `knn_bank`, `nearest`, `chance`, `neighbors`, `train_images`, `test_images`. An untrained network has no bank.
+    Keys: `knn_bank`, `knn_top5` (of more than five classes), `nearest`, `chance`, `neighbors`, `temperature`, `train_images`,
+    `test_images`. An untrained network has no bank.
 
     Raises:
         RunError: the run has no memory bank.
@@ -57,9 +58,11 @@ def knn_bank(run: Run, asked: Request, *, neighbors: int = 200) -> dict[str, flo
     found = dict(protocol.run())
     return {
         "knn_bank": found["knn_top1"],
+        **{key: found[key] for key in ("knn_top5",) if key in found},
         "nearest": found["nearest_top1"],
         "chance": found["knn_chance"],
         "neighbors": voters,
+        "temperature": run.config.temperature,
         "train_images": len(bank),
         "test_images": len(store),
     }

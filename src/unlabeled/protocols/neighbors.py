@@ -48,9 +48,12 @@ def knn(
     methods, `pca` takes the backbone's features to that many. `bank` lets the rows of the memory bank vote, as training
     left them, on outputs made anew (N14, the released code's score while training); DATA must be the training images.
 
-    Keys: `knn`, `nearest` (a single neighbor), `untrained` (with `bank`: its output space), `raw_pixels`, `chance`,
-    `neighbors`, `space`, `train_images`, `test_images`; and, for `stages` such as "conv1,conv3" or "all", the scores of
-    each stage's pooled maps under `stages`.
+    A vote weighs exp(cosine / temperature), with the temperature of the run's recipe, as the released code does (N13: 0.1
+    on CIFAR, else 0.07); the untrained network and raw pixels are scored with the same.
+
+    Keys: `knn`, `knn_top5` (of more than five classes), `nearest` (a single neighbor), `untrained` (with `bank`: its output
+    space), `raw_pixels`, `chance`, `neighbors`, `temperature`, `space`, `train_images`, `test_images`; and, for `stages`
+    such as "conv1,conv3" or "all", the scores of each stage's pooled maps under `stages`.
     """
     check_neighbors(neighbors)
     if stages is not None:
@@ -67,19 +70,22 @@ def knn(
         )
 
     def score(features: torch.Tensor) -> dict[str, float]:
-        rows, labels = (features[images.train], features[images.test]), images.labels
-        return dict(KnnProtocol(rows[0], labels[images.train], rows[1], labels[images.test], k=voters).run())
+        train, test, labels = images.train, images.test, images.labels
+        rows = features[train], labels[train], features[test], labels[test]
+        return dict(KnnProtocol(*rows, k=voters, temperature=temperature).run())
 
-    voters = min(neighbors, len(images.train))
+    voters, temperature = min(neighbors, len(images.train)), run.config.temperature
     first = score(trained.rows(images.features(run, run.backbone, "trained"), images.train))
     second = score(untrained.rows(images.features(run, run.untrained_backbone(), "untrained"), images.train))
     scores: dict[str, Any] = {
         "knn": first["knn_top1"],
+        **{key: first[key] for key in ("knn_top5",) if key in first},
         "nearest": first["nearest_top1"],
         "untrained": second["knn_top1"],
         "raw_pixels": score(torch.cat([raw_pixels(run, store) for store in images.stores]))["knn_top1"],
         "chance": first["knn_chance"],
         "neighbors": voters,
+        "temperature": temperature,
         "space": space,
         "train_images": len(images.train),
         "test_images": len(images.test),

@@ -107,9 +107,9 @@ def stage_votes(run: Run, images: LabelledSplit, stages: str, voters: int) -> di
             features.parts(Central(features, views, rows, f"{title}, stages").at(rows))
             for rows in (images.train, images.test)
         )
-        return {
-            stage: dict(KnnProtocol(train[stage], labels[0], test[stage], labels[1], k=voters).run()) for stage in names
-        }
+        rows = {stage: (train[stage], labels[0], test[stage], labels[1]) for stage in names}
+        temperature = run.config.temperature
+        return {stage: dict(KnnProtocol(*rows[stage], k=voters, temperature=temperature).run()) for stage in names}
 
     trained, untrained = votes(run.backbone, "trained"), votes(run.untrained_backbone(), "untrained")
     return {
