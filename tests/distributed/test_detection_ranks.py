@@ -35,7 +35,7 @@ def scored() -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for detector in ("fast", "faster"):
         how = Detecting(detector, side=48, steps=4, lr=0.01, regions=16, images_per_step=3)
-        own = VocDetectionProtocol(backbone, learnt, tested, 3, how, untrained=True)
+        own = VocDetectionProtocol(backbone, learnt, tested, 3, how)
         found[f"{detector} precision"] = torch.from_numpy(np.stack([own.scores.area, own.scores.eleven_point]))
         found[f"{detector} boxes"] = own.detect()
         found |= {f"{detector} {name}": value for name, value in own.detector.state_dict().items()}

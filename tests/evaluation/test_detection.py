@@ -33,7 +33,7 @@ def backbone(name: str = "alexnet_small", size: int = 32) -> Backbone:
 
 
 def protocol(made: tuple[Pictures, Pictures], how: Detecting, partial: Partial | None = None) -> VocDetectionProtocol:
-    return VocDetectionProtocol(backbone(), *made, 3, how, untrained=True, partial=partial)
+    return VocDetectionProtocol(backbone(), *made, 3, how, partial=partial)
 
 
 def without_regions(made: tuple[Pictures, Pictures]) -> tuple[Pictures, Pictures]:
@@ -151,8 +151,8 @@ def test_the_loss_by_hand():
         def map(self, view: torch.Tensor) -> torch.Tensor:
             return torch.zeros(1, 1, 1, 1)
 
-        def regions(self, features: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-            return boxes / 10
+        def regions(self, features: torch.Tensor, *boxes: torch.Tensor) -> torch.Tensor:
+            return boxes[0] / 10
 
     detector = FastRcnn(Fixed(backbone(), "all", 0), 2, 0, count=8)
     detector.classes, detector.moves = torch.nn.Linear(4, 3), torch.nn.Linear(4, 8)

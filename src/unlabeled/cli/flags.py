@@ -142,6 +142,11 @@ class ProtocolOptions(BaseModel):
     fold_norm: Optional[bool] = Field(  # noqa: UP045
         None, description="voc-classification: fold batch normalisation away and rescale on data, as NAT did"
     )
+    norm_statistics: Optional[Literal["measured", "kept"]] = Field(  # noqa: UP045
+        None,
+        description="voc-*, where batch normalisation is frozen: with statistics of the training pictures, or the network's "
+        "own [measured]",
+    )
 
 
 ProtocolFlags = Annotated[ProtocolOptions | None, Parameter(name="*", group=Group("Options of single protocols"))]

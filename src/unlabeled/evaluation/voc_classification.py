@@ -39,6 +39,7 @@ from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation.crops import CROPS, ViewBatches, ten_crop_views
 from unlabeled.evaluation.fine_tuning import Network, batches_of, outputs
 from unlabeled.evaluation.fitting import Fit, fit
+from unlabeled.evaluation.norm_statistics import NormStatistics, batches, measured
 from unlabeled.evaluation.partial import Partial
 from unlabeled.metrics import IGNORED, Definition, voc_classification_ap
 from unlabeled.models import Backbone, data_init, linear_head
@@ -73,6 +74,8 @@ class VocTraining:
     """With `fc`: train scales and shifts of batch normalisation too, its statistics stay (DeepCluster's 72.0; spec E05)."""
     fold_norm: bool = False
     """NAT's form: batch normalisation folded into the layers, which are then rescaled on data (spec E09, M23)."""
+    norm_statistics: NormStatistics = "measured"
+    """Where normalisation is frozen or folded: with the training views' statistics, or the network's own as published."""
     seed: int = 0
     """Of new layers, order, views and dropout."""
     dtype: torch.dtype = torch.float32
@@ -185,7 +188,7 @@ class VocClassificationProtocol:
     def network(self) -> nn.Module:
         """The network before its training: a copy with a new end, on the device; equal seeds give equal ones."""
         how, classes = self.how, self.train_labels.shape[1]
-        backbone = self.without_norm() if how.fold_norm else self.backbone
+        backbone = self.without_norm() if how.fold_norm else self.frozen() if how.train == "fc" else self.backbone
         fresh = generator(how.seed, "voc head")
         if how.train == "all":
             head = linear_head(backbone, classes, generator=fresh)
@@ -197,13 +200,24 @@ class VocClassificationProtocol:
             self.device
         )
 
+    def frozen(self) -> Backbone:
+        """The backbone with the statistics of batch normalisation that stay while the rest is trained."""
+        if self.how.norm_statistics == "kept":
+            return self.backbone
+        loader, seed = Loader(self.train, self.views(), device=self.device, seed=self.how.seed), self.how.seed
+        drawn: list[tuple[torch.Tensor, Parameters]] = []
+        for number, part in enumerate(map(torch.tensor, batches(len(self.train)))):
+            random = generator(seed, "voc statistics", number)
+            drawn.append((part, draw(self.views(), self.train.sizes[part], random)))
+        return measured(self.backbone, (view for _, view in loader.cut(drawn)))
+
     def without_norm(self) -> Backbone:
-        """The backbone with its normalisation folded in and rescaled on training views; it computes the same."""
+        """`frozen` with its normalisation folded in and rescaled on training views; it computes the same."""
         loader = Loader(self.train, self.views(), device=self.device, seed=self.how.seed)
         index = torch.randperm(len(self.train), generator=generator(self.how.seed, "voc rescaling"))[:32]
         parameters = draw(self.views(), self.train.sizes[index], generator(self.how.seed, "voc rescaling views"))
         _, view = next(iter(loader.cut([(index, parameters)])))
-        return data_init.rescale(data_init.fold(self.backbone, view), view, self.how.seed)
+        return data_init.rescale(data_init.fold(self.frozen(), view), view, self.how.seed)
 
     def views(self) -> Views:
         """Training views."""

@@ -30,8 +30,9 @@ from unlabeled.errors import ConfigError
 from unlabeled.evaluation.detection import boxes as arithmetic
 from unlabeled.evaluation.detection.fast_rcnn import REGIONS, DetectorName, FastRcnn, Objects
 from unlabeled.evaluation.detection.faster_rcnn import FasterRcnn
-from unlabeled.evaluation.detection.network import RegionNetwork, Train, measure_statistics, nothing_learnt
+from unlabeled.evaluation.detection.network import RegionNetwork, Train, nothing_learnt
 from unlabeled.evaluation.fitting import SAVE_SECONDS, Fit, fit
+from unlabeled.evaluation.norm_statistics import NormStatistics, batches, measuring, squares
 from unlabeled.evaluation.partial import Partial
 from unlabeled.models.backbone import Backbone
 from unlabeled.randomness import generator, numpy_generator, seed_from
@@ -40,8 +41,6 @@ LONGEST = 1000 / 600
 """Most a picture's long side may be, in short sides (Fast R-CNN, section 5.2)."""
 CLIP = 10.0
 """Largest norm of a gradient: rarely met at the papers' rate; at the tenfold rate of short runs, steps stay finite by it."""
-MEASURED = 16
-"""Pictures that give an untrained network its statistics."""
 _MEMORY = 10**9
 
 
@@ -53,6 +52,8 @@ class Detecting:
     """`fast`: on regions that are given. `faster`: with a region proposal network."""
     train: Train = "all"
     """Which weights learn, see `RegionNetwork`."""
+    norm_statistics: NormStatistics = "measured"
+    """Whose statistics batch normalisation is fixed at: the training pictures', or the network's own as in the papers."""
     side: int = 600
     """Short side of a picture, pixels; the long one at most 1000/600 of it."""
     steps: int = 40_000
@@ -99,18 +100,17 @@ class VocDetectionProtocol:
         num_classes: int,
         how: Detecting,
         *,
-        untrained: bool = False,
         partial: Partial | None = None,
         name: str = "detection",
     ) -> None:
-        """`untrained`: the backbone's normalisation is measured on training pictures first. `name`: of its parts."""
+        """`name`: of the parts that are kept in `partial`."""
         self.train, self.test, self.num_classes, self.how = train, test, num_classes, how
         self.partial, self.name = partial or Partial(), name
         self.device = next(backbone.parameters()).device
         self._views = _Views(train, how.side, self.device), _Views(test, how.side, self.device)
         network = RegionNetwork(copy.deepcopy(backbone), how.train, how.seed).to(self.device)
-        if untrained:
-            measure_statistics(network, [self._measured(i) for i in range(min(MEASURED, len(train.images)))])
+        if how.norm_statistics == "measured":
+            self._measure(network)
         if how.detector == "fast":
             self.detector = FastRcnn(network, num_classes, how.seed, how.regions)
         else:
@@ -193,13 +193,16 @@ class VocDetectionProtocol:
             name=f"{self.name}-fit",
         )
 
-    def _measured(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        view, _ = self._views[0].view(i)
-        height, width = view.shape[2:]
-        # The whole picture and its quarters: regions of two sizes, whatever there is to see.
-        halves = [(0, 0), (width / 2, 0), (0, height / 2), (width / 2, height / 2)]
-        quarters = [[x, y, x + width / 2, y + height / 2] for x, y in halves]
-        return view, torch.tensor([[0.0, 0.0, width, height], *quarters], device=self.device)
+    def _measure(self, network: RegionNetwork) -> None:
+        """Give the normalisation of `network` the statistics of training pictures, whatever it was trained on."""
+        with measuring(network):
+            for part in batches(len(self.train.images)):
+                view = squares([self._views[0].view(i)[0] for i in part])
+                side, half = float(view.shape[2]), view.shape[2] / 2
+                # The whole square and its quarters: regions of two sizes, whatever there is to see.
+                quarters = [[x, y, x + half, y + half] for x in (0, half) for y in (0, half)]
+                boxes = torch.tensor([[0.0, 0.0, side, side], *quarters], device=self.device)
+                network.regions(network.map(view), *[boxes] * len(view))
 
 
 def average_precisions(images: Sequence[VocImage], found: torch.Tensor, num_classes: int) -> Scores:

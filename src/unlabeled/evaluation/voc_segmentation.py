@@ -39,6 +39,7 @@ from unlabeled.device import autocast
 from unlabeled.distributed import all_reduce_sum, rank, shard, world_size
 from unlabeled.errors import DataError
 from unlabeled.evaluation.fitting import Fit, fit
+from unlabeled.evaluation.norm_statistics import NormStatistics, batches, measured, squares
 from unlabeled.evaluation.partial import Partial
 from unlabeled.evaluation.voc_classification import Trained
 from unlabeled.metrics import Segmentation
@@ -68,6 +69,8 @@ class SegmentationTraining:
     """Of new layers, order and dropout."""
     dtype: torch.dtype = torch.float32
     """Precision of the forward pass."""
+    norm_statistics: NormStatistics = "measured"
+    """Whose statistics batch normalisation is fixed at: the training pictures', or the network's own as published."""
 
 
 @dataclass(frozen=True)
@@ -186,9 +189,28 @@ class VocSegmentationProtocol:
         """The network before its training, on the device; equal seeds give equal ones."""
         frozen = self.how.train == "fc"
         fresh = generator(self.how.seed, "fcn head")
-        head = FcnHead(self.backbone, len(self.train.class_names) + 1, fresh, fresh=frozen)
-        shrink = max(1.0, PUBLISHED_SIDE / self.backbone.image_size)
-        return FrozenFcn(self.backbone, head, shrink, frozen=frozen).to(self.device)
+        backbone = self._with_statistics()
+        head = FcnHead(backbone, len(self.train.class_names) + 1, fresh, fresh=frozen)
+        return FrozenFcn(backbone, head, self._shrink, frozen=frozen).to(self.device)
+
+    @property
+    def _shrink(self) -> float:
+        return max(1.0, PUBLISHED_SIDE / self.backbone.image_size)
+
+    def _with_statistics(self) -> Backbone:
+        """The backbone, normalising by the training pictures at the scale they are shown at, unless it keeps its own."""
+        if self.how.norm_statistics == "kept":
+            return self.backbone
+        images, side = self.train.images, self.backbone.image_size
+        parts = ([self._middle(images[i]) for i in part] for part in batches(len(images)))
+        return measured(self.backbone, (squares(part, side) for part in parts))
+
+    def _middle(self, image: VocImage) -> torch.Tensor:
+        """uint8 [1, channels, h, w]: as much from the middle of a picture as the network sees in one of its views."""
+        view = self.pixels.read(image).to(self.device)
+        sides = [min(side, round(self.backbone.image_size * self._shrink)) for side in view.shape[2:]]
+        top, left = ((whole - part) // 2 for whole, part in zip(view.shape[2:], sides, strict=True))
+        return view[:, :, top : top + sides[0], left : left + sides[1]]
 
     def _example(self, image: VocImage) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 [1, channels, H, W] and int64 [1, H, W]."""

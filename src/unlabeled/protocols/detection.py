@@ -25,6 +25,7 @@ from unlabeled.evaluation.detection.fast_rcnn import DetectorName
 from unlabeled.evaluation.detection.given import read_proposals
 from unlabeled.evaluation.detection.network import Train
 from unlabeled.evaluation.fitting import SAVE_SECONDS
+from unlabeled.evaluation.norm_statistics import NormStatistics
 from unlabeled.evaluation.partial import Partial
 from unlabeled.evaluation.voc_detection import Detecting, Pictures, VocDetectionProtocol, table
 from unlabeled.images import default_cache
@@ -57,6 +58,7 @@ def voc_detection(
     side: int | None = None,
     steps: int | None = None,
     lr: float | None = None,
+    norm_statistics: str = "measured",
 ) -> dict[str, Any]:
     """Detection on VOC's trainval and test (DeepCluster Tables 2 and 4, spec E10), trained and untrained.
 
@@ -70,7 +72,9 @@ def voc_detection(
         ConfigError: an option out of range, or a loss that is no longer a number.
         DataError: no VOC layout, no usable pictures, or proposals that do not fit.
     """
-    how = settings(run, asked, detector=detector, train=train, side=side, steps=steps, lr=lr)
+    how = settings(
+        *(run, asked), detector=detector, train=train, side=side, steps=steps, lr=lr, norm_statistics=norm_statistics
+    )
     if proposals and detector != "fast":
         raise ConfigError("--proposals are for `--detector fast`; faster finds its own: leave one of the two out.")
     if split not in SPLITS:
@@ -80,10 +84,7 @@ def voc_detection(
 
     def score(backbone: Backbone, name: str) -> VocDetectionProtocol:
         learnt, tested = sets[0][1], sets[1][1]
-        is_bare = name == "untrained"
-        return VocDetectionProtocol(
-            backbone, learnt, tested, len(classes), how, untrained=is_bare, partial=asked.partial, name=name
-        )
+        return VocDetectionProtocol(backbone, learnt, tested, len(classes), how, partial=asked.partial, name=name)
 
     results = {
         name: score(backbone, name)
@@ -115,13 +116,18 @@ def settings(
     side: int | None = None,
     steps: int | None = None,
     lr: float | None = None,
+    norm_statistics: str = "measured",
 ) -> Detecting:
     """How to train: the papers' numbers, less of them if quick, and what was asked for instead.
 
     Raises:
         ConfigError: an unknown name or a number out of range.
     """
-    for kind, name, known in (("detector", detector, get_args(DetectorName)), ("--train", train, get_args(Train))):
+    for kind, name, known in (
+        ("detector", detector, get_args(DetectorName)),
+        ("--train", train, get_args(Train)),
+        ("--norm-statistics", norm_statistics, get_args(NormStatistics)),
+    ):
         if name not in known:
             raise ConfigError(unknown_name(kind, name, known))
     if asked.test is not None:
@@ -129,7 +135,11 @@ def settings(
     how = QUICK if asked.quick else Detecting(side=max(128, round(SIDE * run.config.image_size / VIEW)))
     wanted = {"side": side, "steps": steps, "lr": lr}
     how = replace(
-        how, detector=detector, train=train, **{key: value for key, value in wanted.items() if value is not None}
+        how,
+        detector=detector,
+        train=train,
+        norm_statistics=norm_statistics,
+        **{key: value for key, value in wanted.items() if value is not None},
     )
     if how.side < 32 or how.steps < 1 or how.lr <= 0:
         raise ConfigError(

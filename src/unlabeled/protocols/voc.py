@@ -20,6 +20,7 @@ from unlabeled.data.store import ImageStore
 from unlabeled.data.voc import Task, VocSplit, classification_labels, read_voc
 from unlabeled.device import resolve_precision
 from unlabeled.errors import ConfigError, DataError, unknown_name
+from unlabeled.evaluation.norm_statistics import NormStatistics
 from unlabeled.evaluation.voc_classification import (
     DEFINITIONS,
     Crops,
@@ -59,6 +60,7 @@ def voc_classification(
     crops: str = "random",
     train_norm_scales: bool = False,
     fold_norm: bool = False,
+    norm_statistics: str = "measured",
 ) -> dict[str, Any]:
     """Mean average precision of classification (see `evaluation.voc_classification`), trained and untrained network.
 
@@ -68,6 +70,7 @@ def voc_classification(
     """
     _known("train", train, get_args(Trained))
     _known("crops", crops, get_args(Crops))
+    _known("norm_statistics", norm_statistics, get_args(NormStatistics))
     quick = QUICK_CLASSIFICATION if asked.quick else (None, None, None)
     how = VocTraining(
         "all" if train == "all" else "fc",
@@ -76,6 +79,7 @@ def voc_classification(
         crops="ten" if crops == "ten" else "random",
         train_norm_scales=train_norm_scales,
         fold_norm=fold_norm,
+        norm_statistics="kept" if norm_statistics == "kept" else "measured",
         seed=run.config.seed,
     )
     learned, scored = _splits(asked, split, "Main", quick[1:])
@@ -116,6 +120,7 @@ def voc_segmentation(
     steps: int | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
+    norm_statistics: str = "measured",
 ) -> dict[str, Any]:
     """Mean intersection over union of segmentation (see `evaluation.voc_segmentation`), trained and untrained network.
 
@@ -124,6 +129,7 @@ def voc_segmentation(
     reason.
     """
     _known("train", train, get_args(Trained))
+    _known("norm_statistics", norm_statistics, get_args(NormStatistics))
     quick = QUICK_SEGMENTATION if asked.quick else (None, None, None)
     if batch_size is not None and batch_size < 1:
         raise ConfigError(
@@ -137,6 +143,7 @@ def voc_segmentation(
         batch_size or (QUICK_BATCH if asked.quick else SegmentationTraining.batch_size),
         run.config.seed,
         resolve_precision(run.config.precision, device),
+        "kept" if norm_statistics == "kept" else "measured",
     )
     learned, scored = _splits(asked, split, "Segmentation", quick[1:])
     record = run.record

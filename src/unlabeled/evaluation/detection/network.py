@@ -14,7 +14,6 @@ Three kinds, told by what the backbone has:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -23,7 +22,6 @@ from torch.nn import functional
 
 from unlabeled.errors import DataError
 from unlabeled.models.backbone import Backbone
-from unlabeled.models.norm import convert_sync
 from unlabeled.models.resnet import ResNet
 from unlabeled.randomness import generator
 
@@ -65,7 +63,7 @@ class RegionNetwork(nn.Module):
         self._freeze(train)
 
     def map(self, view: torch.Tensor) -> torch.Tensor:
-        """[1, c, h, w] of one picture [1, C, H, W], uint8 or floating in 0…1."""
+        """[1, c, h, w] of one picture [1, C, H, W], uint8 or floating in 0…1; or of several of one size."""
         if min(view.shape[2:]) < 2 * self.stride:
             raise DataError(
                 f"a picture of {view.shape[2]} × {view.shape[3]} pixels is too small for this network, whose map has one "
@@ -76,17 +74,17 @@ class RegionNetwork(nn.Module):
                 return x
         raise AssertionError(f"the trunk passed no stage {self.stage}")
 
-    def regions(self, features: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """[R, D] after the last ReLU, of a map [1, c, h, w] and boxes [R, 4]."""
+    def regions(self, features: torch.Tensor, *boxes: torch.Tensor) -> torch.Tensor:
+        """[R, D] after the last ReLU, of a map [1, c, h, w] and boxes [R, 4]; or of several maps and the boxes of each."""
         from torchvision.ops import roi_align, roi_pool
 
         size = (self.pooled, self.pooled)
         # Pooling kernels exist in float32 only on some devices, and coordinates need its precision.
         wide = features.float()
         if self.is_residual or self.new is not None:
-            x = roi_align(wide, [boxes], size, 1 / self.stride, sampling_ratio=2, aligned=True)
+            x = roi_align(wide, list(boxes), size, 1 / self.stride, sampling_ratio=2, aligned=True)
         else:
-            x = roi_pool(wide, [boxes], size, 1 / self.stride)
+            x = roi_pool(wide, list(boxes), size, 1 / self.stride)
         x = x.to(features.dtype)
         if self.is_residual:
             last = self.backbone.get_submodule(self.backbone.stages[-1])
@@ -131,29 +129,6 @@ class RegionNetwork(nn.Module):
         found = self.map(torch.zeros(1, self._channels, side, side, device=device))
         self.backbone.train(was_training)
         return found.shape[1], 2 ** round(math.log2(side / found.shape[3]))
-
-
-def measure_statistics(network: RegionNetwork, seen: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Give every batch normalisation the mean statistics of these pictures: views [1, C, H, W] with boxes [R, 4].
-
-    For a network that was never trained: its statistics describe nothing, and here they are fixed for good. Every rank
-    passes the same pictures.
-    """
-    norms = [part for part in network.modules() if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    kept = [norm.momentum for norm in norms]
-    network.eval()
-    # The same pictures counted once for every rank would change the unbiased variance.
-    convert_sync(network, enabled=False)
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over all that is seen
-        norm.train()
-    with torch.no_grad():
-        for view, boxes in seen:
-            network.regions(network.map(view), boxes)
-    for norm, momentum in zip(norms, kept, strict=True):
-        norm.momentum = momentum
-    network.eval()
 
 
 def nothing_learnt(module: nn.Module) -> torch.Tensor:
