@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unlabeled import progress
-from unlabeled.runfolder import IfExists, RunFolder, find, reserve
+from unlabeled.runfolder import IfExists, RunFolder, find, require_writable, reserve
 
 if TYPE_CHECKING:
     from unlabeled.data.doctor import Doctor
@@ -145,18 +145,28 @@ def import_weights(
         return Run(run.path, kind)
 
 
-def check(data: str | Path) -> Doctor:
+def check(data: str | Path, *, json: str | Path | None = None) -> Doctor:
     """Read every image once and say what is there: sizes, depths, channels, blank, duplicate and broken files.
 
+    Args:
+        data: images, in any form `train` takes.
+        json: file to write the findings to.
+
     Raises:
-        DataError: nothing that could be an image.
+        DataError: nothing that could be an image. Where files could be and none can be read, `Doctor.readable` is 0.
+        RunError: `json` cannot be written.
     """
     from unlabeled.data import doctor
     from unlabeled.data.sources import open_source
 
+    if json:
+        require_writable(Path(json))
     source = open_source(data)
     with progress.bar("checking", len(source)) as update:
-        return doctor.check(source, progress=lambda done, _total: update(done, ""))
+        found = doctor.check(source, progress=lambda done, _total: update(done, ""))
+    if json:
+        RunFolder(Path(json).parent).write_json(Path(json), found.to_json())
+    return found
 
 
 def demo(

@@ -22,7 +22,7 @@ from unlabeled.cluster.merge_tree import MergeTree, merge_tree
 from unlabeled.cluster.whitening import Whitening
 from unlabeled.config import Config
 from unlabeled.distributed import all_gather_rows, shard
-from unlabeled.errors import RunError
+from unlabeled.errors import RunError, typed
 from unlabeled.evaluation.knn import nearest_neighbors
 from unlabeled.randomness import seed_from
 from unlabeled.runfolder import replacing
@@ -129,7 +129,7 @@ class Catalogue:
                 save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
         except (RunError, SafetensorError) as error:
             raise RunError(
-                f"cannot write {path} ({error}); free some space, then `unlabeled resume {path.parent}` finishes the run."
+                f"cannot write {path} ({error}); free some space, then `unlabeled resume {typed(path.parent)}` finishes the run."
             ) from None
 
     @staticmethod
@@ -141,7 +141,7 @@ class Catalogue:
         """
         if not path.is_file():
             raise RunError(
-                f"{path.parent} has no features yet: its training has not ended; run `unlabeled resume {path.parent}`."
+                f"{path.parent} has no features yet: its training has not ended; run `unlabeled resume {typed(path.parent)}`."
             )
         prefix = "whitening."
         try:
@@ -159,7 +159,7 @@ class Catalogue:
             )
         except (OSError, SafetensorError, KeyError) as error:
             raise RunError(
-                f"{path} is damaged ({error}); delete it and run `unlabeled resume {path.parent}`, which makes it again."
+                f"{path} is damaged ({error}); delete it and run `unlabeled resume {typed(path.parent)}`, which makes it again."
             ) from None
 
 

@@ -7,7 +7,9 @@ next. The command line prints it in a box and exits with status 2; Python caller
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+from os import PathLike
 
 
 class UnlabeledError(Exception):
@@ -35,6 +37,15 @@ class MissingExtraError(UnlabeledError):
 
 class Interrupted(Exception):
     """A person or the system asked a run to stop, and it did so where nothing is lost; the message says how to go on."""
+
+
+def typed(path: str | PathLike[str]) -> str:
+    """A path as it must be typed in a command that an error names: in quotes where it holds spaces and the like.
+
+    >>> typed("my photos")
+    "'my photos'"
+    """
+    return shlex.quote(str(path))
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

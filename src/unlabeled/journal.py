@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from unlabeled.distributed import is_main
-from unlabeled.errors import MissingExtraError, RunError
+from unlabeled.errors import MissingExtraError, RunError, typed
 
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """JSON has no such numbers: they are stored as these strings and read back as floats."""
@@ -112,7 +112,7 @@ def _in_words(path: Path) -> Generator[None]:
     except OSError as error:
         raise RunError(
             f"cannot write {path} ({error.strerror or error}); free some space or make the folder writable, then run "
-            f"`unlabeled resume {path.parent}`: what was saved before is intact."
+            f"`unlabeled resume {typed(path.parent)}`: what was saved before is intact."
         ) from None
 
 

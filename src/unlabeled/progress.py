@@ -76,6 +76,11 @@ def _logger(title: str, total: int) -> Update:
     return update
 
 
+def counted(count: int, what: str, many: str = "") -> str:
+    """A number of things for people: 1 image, 1,200 images, 2 classes; `many` where the plural is not `what` and an s."""
+    return f"{count:,} {what if count == 1 else many or f'{what}s'}"
+
+
 def duration(seconds: float) -> str:
     """Time for people: 45 s, 3 min 20 s, 2 h 05 min."""
     seconds = round(seconds)

@@ -11,20 +11,20 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
 from unlabeled import checkpoint, progress
 from unlabeled.catalogue import Catalogue
 from unlabeled.clustered import Clustered, clustered, locations_of, require_empty, sort_into_folders, write_clusters
-from unlabeled.config import Config
+from unlabeled.config import Config, Precision
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, is_main
 from unlabeled.embedding import Embedding, writer
-from unlabeled.errors import ConfigError, RunError
+from unlabeled.errors import ConfigError, RunError, typed, unknown_name
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, make_loader
 from unlabeled.journal import read as read_journal
@@ -77,7 +77,7 @@ class Run:
         """
         found = checkpoint.load(self.folder.checkpoints)
         if found is None:
-            raise RunError(f"{self.path} has no checkpoint yet; run `unlabeled resume {self.path}`.")
+            raise RunError(f"{self.path} has no checkpoint yet; run `unlabeled resume {typed(self.path)}`.")
         backbone = self.untrained_backbone()
         prefix = "method.backbone."
         own = {name.removeprefix(prefix): value for name, value in found.tensors.items() if name.startswith(prefix)}
@@ -150,7 +150,7 @@ class Run:
             reason = f"it has {len(names):,} rows, the features are of {wanted:,} images"
         raise RunError(
             f"{path} is damaged ({reason}); delete {self.folder.features.name} beside it and run "
-            f"`unlabeled resume {self.path}`, which makes both again."
+            f"`unlabeled resume {typed(self.path)}`, which makes both again."
         )
 
     @property
@@ -163,11 +163,17 @@ class Run:
         """Results of earlier `evaluate` calls on this run, by protocol."""
         return self.folder.read_json(self.folder.scores) if self.folder.scores.is_file() else {}
 
-    def features_of(self, store: ImageStore, backbone: Backbone | None = None, title: str = "features") -> torch.Tensor:
-        """Features [M, D] of opened images, in order, the same on every rank."""
+    def features_of(
+        self,
+        store: ImageStore,
+        backbone: Backbone | None = None,
+        title: str = "features",
+        precision: Precision | None = None,
+    ) -> torch.Tensor:
+        """Features [M, D] of opened images, in order, the same on every rank; in the run's precision unless told."""
         device = torch_device(self._device)
         loader = make_loader(store, self.config, device)
-        dtype = resolve_precision(self.config.precision, device)
+        dtype = resolve_precision(precision or self.config.precision, device)
         network = backbone or self.backbone
         rows = embed(network, loader, dtype=dtype, batch_size=2 * self.config.batch_size, title=title)
         if not len(rows):
@@ -175,20 +181,27 @@ class Run:
             rows = torch.zeros(0, network.feature_dim)
         return all_gather_rows(rows)
 
-    def embed(self, data: str | Path, out: str | Path | None = None) -> Embedding:
+    def embed(
+        self, data: str | Path, out: str | Path | None = None, *, precision: Precision | None = None
+    ) -> Embedding:
         """Features of images.
 
         Args:
             data: a folder, list, manifest, array or archive, as for training.
             out: where to write them: `.npy` (rows in order, names beside it in a .txt), `.npz` or `.parquet`.
+            precision: `auto`, `float32` or `bfloat16`, in which the network computes; the run's where not given. The
+                features are float32 in any case.
 
         Raises:
+            ConfigError: a precision that is none of these.
             DataError: no readable image, or an ending of `out` that is none of these.
             RunError: `out` cannot be written.
         """
+        if precision is not None and precision not in get_args(Precision):
+            raise ConfigError(unknown_name("precision", precision, get_args(Precision)))
         write = writer(Path(out)) if out else None
         store = self.record.open(data)
-        result = Embedding(store.names, self.features_of(store), store.skipped)
+        result = Embedding(store.names, self.features_of(store, precision=precision), store.skipped)
         if write and out and is_main():
             write(Path(out), result)
         return result
@@ -236,14 +249,25 @@ class Run:
             sort_into_folders(Path(to_folders), rows, locations)
         return rows
 
-    def search(self, queries: str | Path | Sequence[str | Path], k: int = 10) -> dict[str, list[Hit]]:
+    def search(
+        self, queries: str | Path | Sequence[str | Path], k: int = 10, *, json: str | Path | None = None
+    ) -> dict[str, list[Hit]]:
         """The k training images most similar to each query image, best first, by name of the query.
 
+        Args:
+            queries: image files, or folders of them.
+            k: how many to find for each.
+            json: file to write the result to.
+
         Raises:
-            DataError: a query cannot be read, or k is below 1.
+            ConfigError: k is below 1.
+            DataError: a query cannot be read.
+            RunError: `json` cannot be written.
         """
         if k < 1:
-            raise ConfigError(f"k must be at least 1, got {k}.")
+            raise ConfigError(f"k must be at least 1, got {k}; 10 is a good number.")
+        if json and is_main():
+            require_writable(Path(json))
         found: dict[str, list[Hit]] = {}
         for query in [queries] if isinstance(queries, (str, Path)) else queries:
             store = self.record.open(query, title="reading queries")
@@ -251,6 +275,9 @@ class Run:
             for name, values, rows in zip(store.names, similarity.tolist(), index.tolist(), strict=True):
                 key = name if len(store) > 1 else str(query)
                 found[key] = [Hit(self.names[row], value) for row, value in zip(rows, values, strict=True)]
+        if json and is_main():
+            found_as_values = {query: [vars(hit) for hit in hits] for query, hits in found.items()}
+            self.folder.write_json(Path(json), found_as_values)
         return found
 
     def evaluate(
@@ -323,7 +350,8 @@ class Run:
         export.check(self.config, self.record, format, Path(out))
         kind = (
             self.origin.get("kind")
-            or f"{self.config.method}, {len(self.history)} epochs on {self.record.count:,} images"
+            or f"{self.config.method}, {progress.counted(len(self.history), 'epoch')} on "
+            f"{progress.counted(self.record.count, 'image')}"
         )
         # A network of its own on the CPU: exporters leave traces in what they trace.
         trained = export.Trained(deepcopy(self.backbone).cpu().eval(), self.config, self.record, kind)

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from unlabeled.errors import RunError
+from unlabeled.errors import RunError, typed
 
 IfExists = Literal["refuse", "resume", "replace"]
 
@@ -269,8 +269,8 @@ def reserve(path: Path, if_exists: IfExists = "refuse") -> RunFolder:
     run = RunFolder(path, missing_folders(path))
     if run.exists and if_exists == "refuse":
         raise RunError(
-            f"{path} already holds a run; continue it with `unlabeled resume {path}`, choose another --out, or begin anew with "
-            "`--if-exists replace`."
+            f"{path} already holds a run; continue it with `unlabeled resume {typed(path)}`, choose another --out, or "
+            "begin anew with `--if-exists replace`."
         )
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file, and --out must name a folder; choose another name.")
@@ -298,7 +298,7 @@ def find(path: Path | str) -> RunFolder:
     if run.path.is_file():
         raise RunError(f"{path} is a file, and a run is a folder: give the folder that `unlabeled train --out` wrote.")
     if not run.path.is_dir():
-        raise RunError(f"there is no run folder {path}; train one with `unlabeled train DATA --out {path}`.")
+        raise RunError(f"there is no run folder {path}; train one with `unlabeled train DATA --out {typed(path)}`.")
     if not run.exists:
         raise RunError(
             f"{path} is a folder but not a run (it has no config.json); give the folder that `unlabeled train --out` wrote."

@@ -17,6 +17,7 @@ CUT = "the file is cut short"
 WHITE = "transparent parts are put on white"
 TURNED = "it is turned as its orientation tag asks"
 BOMB = "more than the 178,956,970 allowed"
+PART = "a part of it is damaged, and what could be decoded is used"
 U8, U16, F32 = "uint8", "uint16", "float32"
 
 # Decoded: height, width, channels, type, and the notes a person should get.
@@ -42,7 +43,7 @@ DECODED: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
     "pillow_16bit.cropped.tif": (64, 64, 1, U16, ()),
     "pillow_1_trns.png": (64, 64, 1, U8, (WHITE,)),
     "pillow_badrle.bmp": (64, 127, 3, U8, ()),
-    "pillow_crash-0da013a13571cc8eb457a39fee8db18f8a3c7127.tif": (84, 218, 1, U8, ()),
+    "pillow_crash-0da013a13571cc8eb457a39fee8db18f8a3c7127.tif": (84, 218, 1, U8, (PART,)),
     "pillow_different_transparency.gif": (100, 100, 3, U8, ("the first of 2 frames is used", WHITE)),
     "pillow_dispose_bgnd.gif": (100, 100, 3, U8, ("the first of 5 frames is used",)),
     "pillow_exif-dpi-zerodivision.jpg": (200, 200, 3, U8, ()),

@@ -12,7 +12,7 @@ from cyclopts import CycloptsError
 # Importing a file of verbs adds them to the program, in the order of its help.
 from unlabeled.cli import training as training, using as using, scoring as scoring  # isort: skip
 from unlabeled.cli import pictures as pictures, exploring as exploring, weights as weights  # isort: skip
-from unlabeled.cli.console import app, errors, fail
+from unlabeled.cli.console import app, errors, fail, printable, wrapped
 from unlabeled.cli.mistakes import sentence
 from unlabeled.errors import Interrupted, UnlabeledError
 
@@ -40,5 +40,6 @@ def main(tokens: list[str] | None = None) -> None:
         # What the system refuses is no mistake of this program: a disk that fills up, a folder that goes away.
         fail(f"{error.filename or 'the system'}: {error.strerror or error}.")
     except Interrupted as stopped:
-        errors.print(str(stopped), markup=False, soft_wrap=True)
+        for line in wrapped(str(stopped), errors.width):
+            errors.print(printable(line), markup=False, soft_wrap=True)
         sys.exit(130)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json as json_format
 import os
+import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import App, Parameter
-from rich import box
 from rich.console import Console
-from rich.panel import Panel
-from rich.text import Text
 
 from unlabeled import __version__
 from unlabeled.cli.flags import DeviceName
@@ -51,16 +48,46 @@ def opened_run(path: Path, device: DeviceName) -> Generator[Run]:
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
-    """End the program with one box."""
-    errors.print(Panel(Text(message), title="Error", title_align="left", border_style="red", box=box.ROUNDED))
+    """End the program with one box: open at the sides, so that a mouse takes up text and commands as they are."""
+    across = "─" * max(errors.width - 10, 0)
+    errors.print(f"[red]╭─ Error {across}╮[/red]")
+    for line in wrapped(message, errors.width):
+        errors.print(printable(line), markup=False, soft_wrap=True)
+    errors.print(f"[red]╰{'─' * 8}{across}╯[/red]")
     sys.exit(status)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a result for other programs."""
-    from unlabeled.runfolder import RunFolder
+COMMAND = re.compile(r"`((?:unlabeled|pip|python|torchrun) [^`]+)`[,;.:]?")
+"""A command in a sentence."""
 
-    RunFolder(path.parent).write_text(path, json_format.dumps(value, indent=2) + "\n")
+
+def wrapped(message: str, width: int) -> list[str]:
+    """A message as lines of at most `width`; a command has a line of its own and, like a path, is never broken."""
+    lines: list[str] = []
+    end = 0
+    for found in COMMAND.finditer(message):
+        if _is_whole(found[1]):
+            lines += [*_filled(message[end : found.start()], width), f"    {found[1]}"]
+            end = found.end()
+    return lines + _filled(message[end:], width)
+
+
+def _is_whole(command: str) -> bool:
+    """Whether this can be typed as it is; `unlabeled train --out` only says which one is meant."""
+    words = command.split()
+    return words[-1] == "--help" or (len(words) > 2 and not words[-1].startswith("--"))
+
+
+def _filled(prose: str, width: int) -> list[str]:
+    # What stands between backticks is one word, long or not.
+    words = re.findall(r"[^\s`]*`[^`]+`\S*|\S+", prose)
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"  {word}")
+    return lines
 
 
 def printable(name: str) -> str:

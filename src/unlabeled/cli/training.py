@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from rich import box
 from rich.table import Table
 
-from unlabeled.cli.console import app, output, printable, write_json
+from unlabeled.cli.console import app, output, printable
 from unlabeled.cli.flags import DeviceName, IfExists, RecipeName, SettingsFlags, given
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def demo(
 def check(data: Path, *, json: Path | None = None) -> None:
     """Read every image once and say what is there, before anyone trains.
 
+    The exit status is 0 if there is anything to train on: files that cannot be read are listed and do no harm.
+
     Parameters
     ----------
     data
@@ -63,11 +65,10 @@ def check(data: Path, *, json: Path | None = None) -> None:
         File to write the findings to.
     """
     from unlabeled import api
-    from unlabeled.runfolder import require_writable
+    from unlabeled.errors import DataError
+    from unlabeled.progress import counted
 
-    if json:
-        require_writable(json)
-    found = api.check(data)
+    found = api.check(data, json=json)
     output.print(found.table())
     for finding in found.sentences():
         output.print(finding, markup=False)
@@ -75,8 +76,11 @@ def check(data: Path, *, json: Path | None = None) -> None:
         output.print(f"  {printable(name)}: {reason}", markup=False)
     if len(found.broken) > BROKEN_SHOWN:
         output.print(f"  and {len(found.broken) - BROKEN_SHOWN:,} more: --json FILE lists all", markup=False)
-    if json:
-        write_json(json, found.to_json())
+    if not found.readable:
+        raise DataError(
+            f"{data} has {counted(found.total, 'image')} and none can be read, so there is nothing to train on; the reasons stand "
+            "above: convert or replace the files."
+        )
 
 
 @app.command(usage="Usage: unlabeled train DATA --out RUN [OPTIONS]")

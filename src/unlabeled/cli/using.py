@@ -8,15 +8,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from unlabeled.cli.console import app, is_first, opened_run, output, printable, write_json
+from unlabeled.cli.console import app, is_first, opened_run, output, printable
 from unlabeled.cli.flags import DeviceName
+from unlabeled.config import Precision
+from unlabeled.progress import counted
 
 CLUSTERED_SHOWN = 20
 """Images `cluster` lists on the screen: the rest is a table's business."""
 
 
 @app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
-def embed(run: Path, data: Path, *, out: Path, device: DeviceName = "auto") -> None:
+def embed(run: Path, data: Path, *, out: Path, precision: Precision | None = None, device: DeviceName = "auto") -> None:
     """Compute the features of images and write them to a file.
 
     Parameters
@@ -27,14 +29,17 @@ def embed(run: Path, data: Path, *, out: Path, device: DeviceName = "auto") -> N
         Images, in any form `train` takes.
     out
         File to write: .parquet (path, feature), .npy (names beside it in .txt) or .npz.
+    precision
+        In which the network computes: bfloat16 where the hardware has it (auto), or float32 [default: the run's].
     device
         Where to compute.
     """
     with opened_run(run, device) as opened:
-        result = opened.embed(data, out)
-    skipped = f", {len(result.skipped)} files skipped" if result.skipped else ""
+        result = opened.embed(data, out, precision=precision)
+    skipped = f", {counted(len(result.skipped), 'file')} skipped" if result.skipped else ""
     output.print(
-        f"{len(result.names):,} features of {result.features.shape[1]} numbers in {out}{skipped}", markup=False
+        f"{counted(len(result.names), 'feature')} of {counted(result.features.shape[1], 'number')} in {out}{skipped}",
+        markup=False,
     )
 
 
@@ -70,7 +75,7 @@ def cluster(
     unlike = sum(row.unlike for row in rows)
     kind = "marked as the most isolated" if data is None else "unlike anything seen in training"
     output.print(
-        f"{len(rows):,} images in {len({row.cluster for row in rows}):,} clusters, {unlike:,} {kind}"
+        f"{counted(len(rows), 'image')} in {counted(len({row.cluster for row in rows}), 'cluster')}, {unlike:,} {kind}"
         f"{f'; written to {out}' if out else ''}",
         markup=False,
     )
@@ -112,20 +117,15 @@ def search(
         Where to compute.
     """
     from unlabeled.errors import ConfigError
-    from unlabeled.runfolder import require_writable
 
     if not queries:
-        raise ConfigError("search needs at least one query image: unlabeled search RUN photo.jpg.")
-    if json:
-        require_writable(json)
+        raise ConfigError("search needs at least one query image: `unlabeled search RUN photo.jpg`.")
     with opened_run(run, device) as opened:
-        found = opened.search([str(query) for query in queries], k)
+        found = opened.search([str(query) for query in queries], k, json=json)
     for query, hits in found.items():
         output.print(printable(query), style="bold", markup=False)
         for hit in hits:
             output.print(f"  {hit.similarity:.3f}  {printable(hit.path)}", markup=False)
-    if json:
-        write_json(json, {query: [vars(hit) for hit in hits] for query, hits in found.items()})
 
 
 @app.command(usage="Usage: unlabeled report RUN [--out FILE]")

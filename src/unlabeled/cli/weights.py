@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from unlabeled.cli.console import app, opened_run, output
 from unlabeled.cli.flags import DeviceName
+from unlabeled.progress import counted
 
 Format = Literal["safetensors", "torchvision", "onnx", "torch-export", "hub"]
 
@@ -75,7 +76,9 @@ def import_weights(
         f"{about['kind']}: {config.backbone} with stem {config.stem}, views of {config.image_size} pixels", markup=False
     )
     if about["memory_bank_rows"]:
-        output.print(f"Memory bank of {about['memory_bank_rows']:,} images kept: evaluate knn-bank", markup=False)
+        output.print(
+            f"Memory bank of {counted(about['memory_bank_rows'], 'image')} kept: evaluate knn-bank", markup=False
+        )
     if about["left_out"]:
         output.print(f"Left out: {', '.join(about['left_out'])}", markup=False)
     known = "embed, search, cluster, evaluate, export" if data else "embed, evaluate PROTOCOL RUN DATA, export"

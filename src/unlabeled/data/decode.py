@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from unlabeled.data.libtiff import complaints
 from unlabeled.data.pixels import (
     PIXEL_LIMIT,
     Undecodable,
@@ -200,7 +201,10 @@ def _with_pillow(image: Image.Image, short_side: int) -> Decoded:
     frames = int(getattr(image, "n_frames", 1)) if name in {"GIF", "PNG", "WEBP", "TIFF", "AVIF"} else 1
     notes = [f"the first of {frames} frames is used"] if frames > 1 else []
     height, width = image.height, image.width
-    loaded = load(image, short_side)
+    with complaints() as found:
+        loaded = load(image, short_side)
+    if found:
+        notes.append("a part of it is damaged, and what could be decoded is used")
     orientation = _orientation(image)
     pixels = _plain(loaded, notes)
     if image.mode == "I" and name == "PPM":

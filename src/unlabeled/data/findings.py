@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from unlabeled.data.source import endings_found
+from unlabeled.progress import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,7 +58,7 @@ def sentences(doctor: Doctor) -> list[str]:
     result.extend(_channels_and_depths(doctor))
     if doctor.duplicates:
         twice = "is an exact duplicate of another" if doctor.surplus == 1 else "are exact duplicates of others"
-        groups = f"{len(doctor.duplicates):,} group{'s' * (len(doctor.duplicates) > 1)}"
+        groups = counted(len(doctor.duplicates), "group")
         result.append(
             f"{doctor.surplus:,} of {_images(doctor.readable)} {twice} ({groups}, for example "
             f"{_some(doctor.duplicates[0])}): they count more than once in training and flatter evaluations."
@@ -65,13 +66,16 @@ def sentences(doctor: Doctor) -> list[str]:
     result.extend(_pictures(doctor))
     result.extend(f"In {_images(n)}, {note}." for note, n in doctor.notes.items())
     if doctor.ignored:
-        files = sum(doctor.ignored.values())
         result.append(
-            f"{files:,} other file{'s' * (files != 1)} passed over by the ending: "
+            f"{counted(sum(doctor.ignored.values()), 'other file')} passed over by the ending: "
             f"{endings_found(Counter(doctor.ignored))}."
         )
     if not result:
-        result.append(f"All {doctor.readable:,} images can be read, and nothing stands out.")
+        result.append(
+            "The image can be read, and nothing stands out."
+            if doctor.readable == 1
+            else f"All {doctor.readable:,} images can be read, and nothing stands out."
+        )
     return result
 
 
@@ -92,7 +96,7 @@ def _pictures(doctor: Doctor) -> list[str]:
 def _broken(doctor: Doctor) -> str:
     reasons = Counter(reason.split(":")[0] for _, reason in doctor.broken)
     shown = "; ".join(f"{n:,}: {reason}" for reason, n in reasons.most_common(_EXAMPLES))
-    more = f"; {len(reasons) - _EXAMPLES} more reasons" if len(reasons) > _EXAMPLES else ""
+    more = f"; {counted(len(reasons) - _EXAMPLES, 'more reason')}" if len(reasons) > _EXAMPLES else ""
     return f"{len(doctor.broken):,} of {_images(doctor.total)} cannot be used and will be skipped ({shown}{more})."
 
 
@@ -120,7 +124,7 @@ def _channels_and_depths(doctor: Doctor) -> list[str]:
 
 
 def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
+    return counted(count, "image")
 
 
 def _channels(count: int) -> str:

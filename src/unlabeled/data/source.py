@@ -18,6 +18,7 @@ import numpy as np
 
 from unlabeled.data.decode import Undecodable
 from unlabeled.errors import DataError
+from unlabeled.progress import counted
 
 BYTES_LIMIT: Final = 1 << 30
 """One file or archive member larger than this (1 GiB unpacked) is refused: it would not fit in memory beside others."""
@@ -89,10 +90,10 @@ class Source:
 
     def describe(self) -> str:
         """One line: how many images, of what kind, and what was passed over."""
-        text = f"{len(self):,} image{'s' if len(self) != 1 else ''} in the {self.kind} {self.path}"
+        text = f"{counted(len(self), 'image')} in the {self.kind} {self.path}"
         parts = [f"{len(self.skipped):,} skipped"] if self.skipped else []
         if self.ignored:
-            parts.append(f"{self.ignored.total():,} other files passed over: {endings_found(self.ignored)}")
+            parts.append(f"{counted(self.ignored.total(), 'other file')} passed over: {endings_found(self.ignored)}")
         return f"{text} ({'; '.join(parts)})" if parts else text
 
 
@@ -253,7 +254,7 @@ def require_images(source: Source) -> Source:
         return source
     found: list[str] = []
     if source.ignored:
-        found.append(f"{source.ignored.total():,} other files ({endings_found(source.ignored)})")
+        found.append(f"{counted(source.ignored.total(), 'other file')} ({endings_found(source.ignored)})")
     if source.skipped:
         name, reason = source.skipped[0]
         found.append(f"{len(source.skipped):,} that cannot be used (the first, {name}: {reason})")

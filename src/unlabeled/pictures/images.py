@@ -16,6 +16,7 @@ from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import DataError
 from unlabeled.pictures.opened import at_least_one, choice, opened, thumbnail
+from unlabeled.progress import counted
 from unlabeled.randomness import generator
 from unlabeled.runfolder import csv_text
 from unlabeled.visualize.gallery import BAD, GOOD, Row, Section, Tile, grid, sheet
@@ -198,8 +199,8 @@ def clusters(
     for number in order[:clusters]:
         images = sorted(members[number])
         tiles = [Tile(thumbnail(store, i)) for _, i in images[:per_cluster]]
-        rows.append(Row(tiles[:10], f"{number}: {len(images):,} images"))
-        note = f"{len(images):,} images, the {len(tiles)} nearest to the centre, the most typical first."
+        rows.append(Row(tiles[:10], f"{number}: {counted(len(images), 'image')}"))
+        note = f"{counted(len(images), 'image')}, the {len(tiles)} nearest to the centre, the most typical first."
         files[f"clusters/cluster-{number:04d}.png"] = sheet(
             f"Cluster {number}", note, [Section("", grid(tiles, 8))], side=96
         )

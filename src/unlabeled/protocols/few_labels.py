@@ -56,8 +56,8 @@ def low_shot(
     possible, smallest = largest_shots(contest.train.labels[contest.train.rows], wanted)
     if not possible:
         raise DataError(
-            f"low-shot with {wanted[0]} images a class needs that many labelled training images in every class, the smallest "
-            f"has {smallest}; give --shots {smallest} or label more."
+            f"low-shot with {progress.counted(wanted[0], 'image')} a class needs that many labelled training images in every "
+            f"class, the smallest has {smallest}; give --shots {smallest} or label more."
         )
     if possible != wanted:
         left = ", ".join(str(n) for n in wanted if n not in possible)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
-from unlabeled.progress import duration
+from unlabeled.progress import counted, duration
 from unlabeled.visualize.page import environment
 from unlabeled.visualize.report import printable
 
@@ -163,7 +163,7 @@ def number(value: float, is_share: bool) -> str:
 
 
 def _facts(one: Contender) -> str:
-    return f"{one.network}, {one.epochs} epochs, seed {one.seed}, {printable(one.path)}"
+    return f"{one.network}, {counted(one.epochs, 'epoch')}, seed {one.seed}, {printable(one.path)}"
 
 
 def _opening(found: Comparison) -> str:

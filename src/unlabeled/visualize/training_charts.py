@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unlabeled.progress import counted
 from unlabeled.visualize import curves
 from unlabeled.visualize.facts import ReportFacts
 
@@ -73,7 +74,7 @@ def training_charts(facts: ReportFacts) -> list[tuple[str, str, str]]:
             levels = [
                 curves.Level(name.removesuffix(" network"), value) for name, value in list(facts.scores.items())[:-1]
             ]
-        summary = f" From {known[0]:.3g} to {known[-1]:.3g} over {len(known)} recorded epochs."
+        summary = f" From {known[0]:.3g} to {known[-1]:.3g} over {counted(len(known), 'recorded epoch')}."
         picture = curves.svg(
             [curves.Line(label, [float(record.get("epoch", i)) for i, record in enumerate(records)], values)],
             title=heading,
