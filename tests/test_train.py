@@ -67,6 +67,23 @@ def test_stopped_and_resumed_is_the_same_run(
     assert_same_run(out, whole)
 
 
+def test_a_snapshot_is_the_run_that_was_asked_for_so_many_epochs(whole: Path, data: Path, tmp_path: Path):
+    out, cache = tmp_path / "run", tmp_path / "cache"
+    unlabeled.train(data, out, cache=cache, **(SMALL | {"epochs": 4, "snapshot_every": 3}))
+    kept = out / "snapshots" / "epoch-00003"
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+    # Its features come from opening it as a run; training has nothing left to do.
+    unlabeled.resume(kept)
+    ours, theirs = final_tensors(kept), final_tensors(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    weights = checkpoint.load(out / "checkpoints")
+    assert weights is not None
+    assert weights.epoch == 4
+    unlabeled.train(data, out, cache=cache, if_exists="replace", **(SMALL | {"epochs": 0}))
+    assert not kept.parent.exists(), "an earlier run's snapshots go with it"
+
+
 def test_killed_at_random_moments_is_the_same_run(whole: Path, data: Path, tmp_path: Path):
     """kill -9 while it trains and saves after every step, then resume: same weights, clusters and journal, bit for bit."""
     out, dice = tmp_path / "run", random.Random(3)

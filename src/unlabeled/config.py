@@ -231,6 +231,11 @@ class Config(BaseModel):
     save_minutes: Positive = Field(
         default=10.0, description="longest time between two checkpoints inside an epoch, minutes"
     )
+    snapshot_every: int = Field(
+        default=0,
+        ge=0,
+        description="epochs between copies of the run that stay, each a run folder under RUN/snapshots; 0 keeps none",
+    )
     keep_checkpoints: int = Field(
         default=3, ge=2, description="rolling checkpoints kept; two or more, so that a damaged one has an elder"
     )

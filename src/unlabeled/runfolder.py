@@ -113,6 +113,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def snapshots(self) -> Path:
+        """Copies of the run after some epochs, each a run folder of its own; only where they were asked for."""
+        return self.path / "snapshots"
+
+    @property
     def features(self) -> Path:
         """Features, clusters and calibration of the training images, written when training ends."""
         return self.path / "features.safetensors"
@@ -208,7 +213,7 @@ class RunFolder:
         try:
             for file in (*files, *tables, *self.path.glob("comparison.*")):
                 file.unlink(missing_ok=True)
-            for folder in (self.checkpoints, self.evaluation, self.tensorboard):
+            for folder in (self.checkpoints, self.snapshots, self.evaluation, self.tensorboard):
                 if folder.exists():
                     shutil.rmtree(folder)
         except OSError as error:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,6 +87,7 @@ def train(
                     saver.save_if_due(meter, stop)
             journal.write(finish_epoch(method, meter, config, evaluators, features, journal.records))
             meter = Meter(epoch + 1)
+            saver.keep_if_due(meter)
             saver.save_if_due(meter, stop)
     saver.save(meter)
     return journal.records
@@ -212,16 +214,38 @@ class Saver:
 
     def save(self, meter: Meter) -> None:
         """Write a checkpoint now, on the first rank; the others wait, so that no rank outruns a failed write."""
+        self._write(self.run.checkpoints, meter)
+        barrier()
+        self._last_save = time.monotonic()
+
+    def keep_if_due(self, meter: Meter) -> None:
+        """After every `snapshot_every`-th epoch, a copy of the run as it stands: a folder of its own that stays.
+
+        It comes before the epoch's checkpoint: a kill between the two repeats the epoch and writes the same copy again.
+        """
+        every = self.config.snapshot_every
+        if not every or meter.epoch % every:
+            return
+        copy = RunFolder(self.run.snapshots / f"epoch-{meter.epoch:05d}")
+        if is_main():
+            copy.make()
+        self._write(copy.checkpoints, meter)
+        if is_main():
+            for name in (self.run.data.name, self.run.environment.name):
+                if (self.run.path / name).is_file():
+                    copy.write_text(copy.path / name, (self.run.path / name).read_text())
+            # A run that was asked for so many epochs; with its configuration, written last, the copy is whole.
+            config = self.config.replace(epochs=meter.epoch, snapshot_every=0)
+            copy.write_text(copy.config, config.model_dump_json(indent=2) + "\n")
+        barrier()
+
+    def _write(self, folder: Path, meter: Meter) -> None:
         loss_sum = meter.total_loss()  # refuses to store weights that are no longer numbers
         if is_main():
             tensors = {f"method.{name}": value for name, value in self.method.state_dict().items()}
             tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.state_tensors().items()}
             extra = {"images": meter.images, "loss_sum": loss_sum, "elapsed": meter.seconds()}
-            checkpoint.save(
-                self.run.checkpoints, meter.epoch, meter.step, tensors, keep=self.config.keep_checkpoints, extra=extra
-            )
-        barrier()
-        self._last_save = time.monotonic()
+            checkpoint.save(folder, meter.epoch, meter.step, tensors, keep=self.config.keep_checkpoints, extra=extra)
 
     def save_if_due(self, meter: Meter, stop: Stop) -> None:
         """Save when enough time has passed, or when asked to stop, and then stop."""

@@ -16,6 +16,7 @@ from unlabeled.errors import ConfigError
 from unlabeled.evaluation.mlp import LastMap, perceptron
 from unlabeled.models import build_backbone
 from unlabeled.models.norm import BatchNorm1d
+from unlabeled.protocols import probes
 
 
 def test_forms_are_the_papers():
@@ -39,6 +40,25 @@ def test_the_last_map_is_the_one_the_networks_own_perceptron_sees():
     assert reader.inputs(3) == backbone.fc6.in_features
     small = LastMap(build_backbone("alexnet_small", image_size=32))
     assert small.inputs(3) == 6400
+
+
+@pytest.mark.parametrize(("form", "epochs"), [("nat", 100), ("deepcluster", 90)])
+def test_without_a_wish_each_form_is_trained_as_long_as_published(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, form: str, epochs: int
+):
+    lengths: list[int] = []
+
+    class Asked(Exception):
+        pass
+
+    def probe(*_: object, epochs: int, **__: object) -> None:
+        lengths.append(epochs)
+        raise Asked
+
+    monkeypatch.setattr(probes, "MlpProbe", probe)
+    with pytest.raises(Asked):
+        unlabeled.load(trained.run).evaluate("mlp", trained.photos, test=trained.new, form=form)
+    assert lengths == [epochs]
 
 
 @pytest.mark.parametrize("form", ["nat", "deepcluster"])

@@ -16,7 +16,7 @@ Shapes: B images, D numbers of the last map, K classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -47,6 +47,8 @@ WIDTH = 4096
 NAT_LR, NAT_DECAY, NAT_CONSTANT, NAT_GAMMA = 0.1, 1e-8, 0.2, 0.3
 """Rate, decay of the weights a step, share of the epochs (20 of 100) before the rate falls, and how fast (spec O07)."""
 DEEPCLUSTER = Setting(lr=0.01, weight_decay=1e-5)
+EPOCHS: Mapping[Form, int] = {"nat": 100, "deepcluster": 90}
+"""Published lengths (spec O07; thesis section 5)."""
 SCORED_AGAIN = 5000
 """Training images that the training accuracy is taken over, at most."""
 

@@ -14,6 +14,7 @@ from unlabeled.evaluation.crops import CropCount, RowViews
 from unlabeled.evaluation.frozen import Central, FrozenRows, Part
 from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.evaluation.linear import DECAYS, RATES, LinearProbe
+from unlabeled.evaluation.mlp import EPOCHS as MLP_EPOCHS
 from unlabeled.evaluation.mlp import WIDTH, Form, LastMap, MlpProbe
 from unlabeled.evaluation.selection import evenly, folds_of
 from unlabeled.evaluation.stages import StageFeatures, parse_stages
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from unlabeled.run import Run
 
 EPOCHS = 90
-"""Of the published probes."""
+"""Of the published linear probes."""
 QUICK_EPOCHS = 20
 QUICK_WIDTH = 512
 QUICK_TRAIN, QUICK_TEST, QUICK_SVM = 2000, 1000, 800
@@ -191,7 +192,7 @@ def mlp(
             data.test,
             data.classes,
             form=form,
-            epochs=epochs or (QUICK_EPOCHS if asked.quick else EPOCHS),
+            epochs=epochs or (QUICK_EPOCHS if asked.quick else MLP_EPOCHS[form]),
             width=width or (QUICK_WIDTH if asked.quick else WIDTH),
             crops=crops or ("one" if asked.quick else "ten"),
             partial=asked.partial,
