@@ -57,7 +57,7 @@ class Labels:
 def read_labels(source: Source, spec: str) -> Labels:
     """Labels of every image of `source`.
 
-    spec: `folder` (the first level of folders that differs: class folders; the labels inside CIFAR's binary version and
+    spec: `folder` (the first level of folders that differs: class folders; the labels inside CIFAR's files and
     beside MNIST's IDX files); a CSV, TSV or Parquet file with a column of
     paths and one of labels (`file.csv:column` names it); a column of the table the images came from; or a `.npy` or
     `.npz` array with one label for each row of the source.

@@ -1,23 +1,40 @@
-"""Images that lie in files with their labels: CIFAR's binary version and MNIST's IDX files.
+"""Images that lie in files with their labels: CIFAR, as its binary or its Python version, and MNIST's IDX files.
 
-CIFAR-10 and CIFAR-100 are also published as pickles, which can run anything when they are read; they are refused, with
-the name of the binary version. Shapes: N images, H×W×C as in `arrays`.
+Both versions of CIFAR are read from their unpacked folder, from one file of it, or from the archive as it was downloaded.
+The Python version consists of pickles; `cifar_python` reads them without running anything. Shapes: N images, H×W×C as in
+`arrays`.
 """
 
 from __future__ import annotations
 
 import gzip
+import lzma
+import re
+import tarfile
 import zlib
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from unlabeled.data.arrays import ArraySource
-from unlabeled.data.source import BYTES_LIMIT, file_fingerprint
+from unlabeled.data.cifar_python import HEAD, read_batch, read_class_names
+from unlabeled.data.cifar_python import PIXELS as CIFAR_PIXELS
+from unlabeled.data.source import BYTES_LIMIT, cannot_open, file_fingerprint
 from unlabeled.errors import DataError
 
-CIFAR_PIXELS: Final = 3 * 32 * 32
+_TRAINING: Final = re.compile(r"data_batch_\d+|train")
+_PART: Final = re.compile(
+    r"(data_batch_\d+|test_batch|train|test)(\.bin)?|batches\.meta(\.txt)?|meta|(fine|coarse)_label_names\.txt"
+)
+_NAME_FILES: Final = {True: ("batches.meta", "meta"), False: ("fine_label_names.txt", "batches.meta.txt")}
+"""Whether pickled, and where the names of the classes are."""
+_PART_LIMIT: Final = 256 << 20
+"""Bytes of one file; the largest, CIFAR-100's training images, has 155 MB."""
+
+_ARCHIVE_ERRORS: Final = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 _IDX_IMAGES: Final = b"\x00\x00\x08\x03"
 _IDX_LABELS: Final = b"\x00\x00\x08\x01"
 
@@ -37,56 +54,137 @@ class LabelledArray(ArraySource):
 
 
 def is_cifar(path: Path) -> bool:
-    """Whether a file or folder is CIFAR's binary version or its pickles."""
+    """Whether a folder, a file or an archive holds CIFAR. A .bin file counts, and any file that begins as CIFAR's pickles do."""
     if path.is_dir():
-        return (path / "batches.meta.txt").is_file() or _is_pickled(path) or (path / "coarse_label_names.txt").is_file()
-    return path.suffix == ".bin"
+        is_named = any(
+            (path / name).is_file() for name in ("batches.meta", "batches.meta.txt", "coarse_label_names.txt")
+        )
+        return is_named or ((path / "meta").is_file() and (path / "train").is_file())
+    return path.suffix == ".bin" or _begins_as_pickle(path) or _is_cifar_archive(path)
 
 
-def open_cifar(path: Path) -> LabelledArray:
-    """Training images of a folder `cifar-10-batches-bin` or `cifar-100-binary`, or the images of one of its .bin files.
+def open_cifar(path: Path, key: str = "") -> LabelledArray:
+    """Training images of a folder or archive of CIFAR-10 or CIFAR-100, or the images of one of its files.
 
-    The classes of CIFAR-100 are the hundred fine ones.
+    `key`: the file of an archive instead of the training images, `test_batch` or `test` for example. The classes of CIFAR-100
+    are the hundred fine ones.
 
     Raises:
-        DataError: pickles, or a file that is no whole number of records.
+        DataError: no such file, none of images, a damaged one, or a pickle that asks for more than CIFAR's do.
     """
-    folder = path if path.is_dir() else path.parent
-    if path.is_dir() and _is_pickled(path):
+    is_archive = path.is_file() and _is_cifar_archive(path)
+    held = _unpacked(path) if is_archive else _files(path)
+    wanted = ([key] if key else _training(held)) if is_archive or path.is_dir() else [path.name]
+    if not wanted:
         raise DataError(
-            f"{path} holds CIFAR as pickles, which are not read because a pickle can run anything: take the binary version "
-            "(cifar-10-binary.tar.gz, cifar-100-binary.tar.gz), or an .npz of its arrays."
+            f"{path} names the classes of CIFAR and has none of its training images (data_batch_1.bin or train.bin, "
+            "data_batch_1 or train); fetch or unpack it again."
         )
-    is_fine = (folder / "fine_label_names.txt").is_file()
-    labels = 2 if is_fine else 1
-    files = sorted([*folder.glob("data_batch_*.bin"), *folder.glob("train.bin")]) if path.is_dir() else [path]
-    if not files:
-        raise DataError(f"{path} names the classes of CIFAR and has no data_batch_1.bin or train.bin; unpack it again.")
-    parts = [_records(file, labels) for file in files]
-    records = np.concatenate(parts)
-    images = records[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    names = _names(folder / ("fine_label_names.txt" if is_fine else "batches.meta.txt"))
-    ids = records[:, labels - 1].tolist()
-    labels_of = [names[i] if i < len(names) else str(i) for i in ids]
-    return LabelledArray(path, np.ascontiguousarray(images), labels_of, files)
+    if wanted[0] not in held:
+        raise DataError(f"{path} has no file '{key}': it has {', '.join(sorted(held))}.")
+    shown = {name: f"{path}:{name}" if is_archive else held[name] for name in wanted}
+    is_fine = "fine_label_names.txt" in held
+    parts = [
+        _binary(content, is_fine, str(shown[name])) if name.endswith(".bin") else read_batch(content, str(shown[name]))
+        for name in wanted
+        for content in [_content(held[name])]
+    ]
+    names = _class_names(held, path, is_pickled=not wanted[0].endswith(".bin"))
+    labels_of = [names[i] if 0 <= i < len(names) else str(i) for _, labels in parts for i in labels]
+    files = [path] if path.is_file() else [path / name for name in wanted]
+    return LabelledArray(path, np.concatenate([images for images, _ in parts]), labels_of, files)
 
 
-def _is_pickled(path: Path) -> bool:
-    return (path / "batches.meta").is_file() or ((path / "meta").is_file() and (path / "train").is_file())
+def _begins_as_pickle(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HEAD)) == HEAD
+    except OSError:
+        return False
 
 
-def _records(file: Path, labels: int) -> np.ndarray:
-    content = np.fromfile(file, np.uint8)
-    size = labels + CIFAR_PIXELS
-    if not len(content) or len(content) % size:
+def _files(path: Path) -> dict[str, Path | bytes]:
+    """CIFAR's files in a folder, by name; of a file itself and those beside it that name the classes."""
+    if path.is_dir():
+        return {entry.name: entry for entry in path.iterdir() if _PART.fullmatch(entry.name) and entry.is_file()}
+    beside = (path.with_name(name) for names in _NAME_FILES.values() for name in names)
+    return {file.name: file for file in (path, *beside) if file.is_file()}
+
+
+def _training(held: Iterable[str]) -> list[str]:
+    """Files of training images, in order; the binary ones where a folder has both."""
+    binary = sorted(name for name in held if name.endswith(".bin") and _TRAINING.fullmatch(name.removesuffix(".bin")))
+    return binary or sorted(name for name in held if _TRAINING.fullmatch(name))
+
+
+def _content(held: Path | bytes) -> bytes:
+    if isinstance(held, bytes):
+        return held
+    try:
+        if held.stat().st_size <= _PART_LIMIT:
+            return held.read_bytes()
+    except OSError as error:
+        raise DataError(f"{held} {cannot_open(error).removeprefix('it ')}.") from error
+    raise DataError(
+        f"{held} has more than the {_PART_LIMIT:,} bytes that a file of CIFAR may have; give one of its files."
+    )
+
+
+def _binary(content: bytes, is_fine: bool, where: str) -> tuple[np.ndarray, list[int]]:
+    """Images uint8 [N, 32, 32, 3] and labels of a file of the binary version; of two labels the fine one is the second."""
+    size = is_fine + 1 + CIFAR_PIXELS
+    if not content or len(content) % size:
         raise DataError(
-            f"{file} has {len(content):,} bytes, which is no whole number of CIFAR's records of {size:,} bytes; fetch it again."
+            f"{where} has {len(content):,} bytes, which is no whole number of CIFAR's records of {size:,} bytes; fetch it again."
         )
-    return content.reshape(-1, size)
+    records = np.frombuffer(content, np.uint8).reshape(-1, size)
+    return records[:, is_fine + 1 :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, int(is_fine)].tolist()
 
 
-def _names(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
+def _class_names(held: dict[str, Path | bytes], path: Path, is_pickled: bool) -> list[str]:
+    """Names of the classes from the file of them; none without it, and numbers stand for them then."""
+    file = next((name for name in _NAME_FILES[is_pickled] if name in held), None)
+    if file is None:
+        return []
+    content = _content(held[file])
+    return read_class_names(content, f"{path}:{file}") if is_pickled else content.decode("utf-8", "replace").split()
+
+
+def _is_cifar_archive(path: Path) -> bool:
+    """Whether one of the first files in a tar archive is one of CIFAR's; the rest is not unpacked for it."""
+    if not path.name.lower().endswith((".tar.gz", ".tgz", ".tar")):
+        return False
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            first = [info.name for info in islice((info for info in archive if info.isreg()), 4)]
+    except _ARCHIVE_ERRORS:
+        return False
+    return any(_archived(name) for name in first)
+
+
+def _archived(name: str) -> str:
+    """The name of one of CIFAR's files inside its archive, "" for any other: the folder counts, `train` alone says little."""
+    folder, _, file = name.removeprefix("./").partition("/")
+    return file if folder.startswith("cifar-10") and _PART.fullmatch(file) else ""
+
+
+def _unpacked(path: Path) -> dict[str, Path | bytes]:
+    """CIFAR's files in an archive, by name. Raises DataError."""
+    held: dict[str, Path | bytes] = {}
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for info in archive:
+                name = _archived(info.name) if info.isreg() else ""
+                if info.size > _PART_LIMIT:
+                    raise DataError(
+                        f"{path} holds a file of {info.size:,} bytes, and CIFAR's have at most {_PART_LIMIT:,}; fetch it again."
+                    )
+                member = archive.extractfile(info) if name and name not in held else None
+                if member is not None:
+                    held[name] = member.read()
+    except _ARCHIVE_ERRORS as error:
+        raise DataError(f"{path} is damaged ({' '.join(str(error).split())}); fetch it again.") from error
+    return held
 
 
 def is_idx(path: Path) -> bool:
@@ -116,6 +214,7 @@ def open_idx(path: Path) -> LabelledArray:
 
 
 def _head(path: Path) -> bytes:
+    """The first bytes, unpacked where gzip has packed them."""
     try:
         with path.open("rb") as file:
             head = file.read(4)

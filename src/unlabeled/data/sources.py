@@ -33,8 +33,9 @@ def open_source(data: str | Path) -> Source:
     """The images of `data`; nothing is decoded yet.
 
     data: a folder (flat or nested), a zip or tar archive, a text file of paths, a CSV, TSV or Parquet table with a
-    column of paths, a `.npy` array, a `.npz` file (`file.npz:key` if it holds several arrays), CIFAR's binary version (its
-    folder, or one .bin file), an IDX file of images as MNIST's, or one image file.
+    column of paths, a `.npy` array, a `.npz` file (`file.npz:key` if it holds several arrays), CIFAR in its binary or its
+    Python version (folder, one of its files, or the archive, `cifar-10-python.tar.gz:test_batch`), an IDX file of images
+    as MNIST's, or one image file.
     Raises DataError if there is nothing there, or no image in it.
     """
     path, key = split_key(data)
@@ -50,8 +51,8 @@ def open_source(data: str | Path) -> Source:
 
 def _open_file(path: Path, key: str) -> Source:
     end = ending(path.name)
-    if end == "bin" and is_cifar(path):
-        return open_cifar(path)
+    if end not in IMAGE_ENDINGS and is_cifar(path):
+        return open_cifar(path, key)
     if end not in IMAGE_ENDINGS and is_idx(path):
         return open_idx(path)
     if end in {"npy", "npz"}:

@@ -17,6 +17,8 @@ from typing import IO, Any, Final, cast
 
 import torch
 
+from unlabeled.data.pickles import ListedUnpickler
+
 HEAD: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How such a file begins: a pickled number of ten bytes."""
 
@@ -54,12 +56,10 @@ class _Tensor:
     stride: tuple[int, ...]
 
 
-class _Names(pickle.Unpickler):
-    """Looks names up in a list and knows no others."""
+class _Names(ListedUnpickler):
+    """Knows tensors, storages, plain containers and the stand-ins it is given."""
 
     def __init__(self, file: IO[bytes], standins: Mapping[str, Any]) -> None:
-        super().__init__(file, encoding="latin1")
-
         # Made for this file alone: whatever it does to them concerns no other.
         def tensor(storage: _Storage, offset: int, size: Sequence[int], stride: Sequence[int], *_: object) -> _Tensor:
             return _Tensor(storage, offset, tuple(size), tuple(stride))
@@ -67,7 +67,7 @@ class _Names(pickle.Unpickler):
         def parameter(data: _Tensor, *_: object) -> _Tensor:
             return data
 
-        self.known: dict[str, Any] = {
+        known: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
             "__builtin__.set": set,
             "torch._utils._rebuild_tensor": tensor,
@@ -77,13 +77,7 @@ class _Names(pickle.Unpickler):
             **{f"torch.cuda.{name}": dtype for name, dtype in _STORAGES.items()},
             **standins,
         }
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        """Raises UnpicklingError for every name but the listed ones."""
-        name = f"{module_name}.{global_name}"
-        if name not in self.known:
-            raise pickle.UnpicklingError(f"GLOBAL {name}")
-        return self.known[name]
+        super().__init__(file, known, encoding="latin1")
 
     def persistent_load(self, pid: Any) -> Any:
         """A storage to come, or the class of a module, whose source the file has too and nobody looks at."""
