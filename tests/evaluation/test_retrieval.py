@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import unlabeled
-from pictures import Trained, pictures
+from oxford_pictures import write_oxford
+from pictures import Trained
 from unlabeled import progress
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation.retrieval import (
@@ -125,30 +125,7 @@ def test_average_query_expansion_by_hand():
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`images` of three things in 8 views each, `gt` with a query a thing, `other` images for the whitening."""
-    folder = tmp_path_factory.mktemp("retrieval")
-    (folder / "images").mkdir()
-    (folder / "gt").mkdir()
-    (folder / "other").mkdir()
-    things, _ = pictures(3, side=48, kinds=3, seed=3)
-    random = np.random.default_rng(0)
-    for thing in range(3):
-        for view in range(8):
-            left, top = random.integers(0, 8, 2)
-            Image.fromarray(things[thing, top : top + 40, left : left + 36]).save(
-                folder / f"images/t{thing}_{view}.png"
-            )
-        names = [f"t{thing}_{view}" for view in range(8)]
-        for kind, lines in (
-            ("query", [f"oxc1_{names[0]} 2 2 34.5 38"]),
-            ("good", names[:4]),
-            ("ok", names[4:7]),
-            ("junk", names[7:]),
-        ):
-            (folder / f"gt/thing{thing}_1_{kind}.txt").write_text("\n".join(lines))
-    for i, pixels in enumerate(pictures(12, side=40, kinds=5, seed=9)[0]):
-        Image.fromarray(pixels).save(folder / f"other/{i}.png")
-    return folder
+    return write_oxford(tmp_path_factory.mktemp("retrieval") / "oxford")
 
 
 def test_the_verb_end_to_end(trained: Trained, asked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -36,6 +36,7 @@ WORDS = {
     "top1": "top-1",
     "top5": "top-5",
     "map": "mean AP",
+    "map_11_point": "mean AP, 11 points",
     "mean_ap": "mean AP",
     "mean_iou": "mean IoU",
     "in_clique_of_3": "images in a clique of 3 neighbours",
@@ -103,7 +104,7 @@ def available(asked: Request, ground_truth: Path | str | None = None) -> dict[La
     """For each layout why DATA does not have it, None where it does, and the folder that shows it, if one does."""
     data = asked.data
     lists = Path(ground_truth) if ground_truth else _folder_of(data, "*_query.txt")
-    is_voc = any(next(data.glob(f"{above}JPEGImages"), None) for above in ("", "*/", "VOCdevkit/*/"))
+    is_voc = bool(_folders_of_voc(data))
     return {
         "images": (None, None),
         "classes": (_no_classes(asked, is_voc or (lists is not None and not ground_truth)), None),
@@ -120,6 +121,16 @@ def available(asked: Request, ground_truth: Path | str | None = None) -> dict[La
     }
 
 
+def _folders_of_voc(data: Path) -> list[Path]:
+    return [folder for above in ("", "*/", "VOCdevkit/*/") for folder in sorted(data.glob(f"{above}JPEGImages"))]
+
+
+def pictures_of(data: Path) -> Path:
+    """DATA, or of a VOC layout its folder of pictures: the masks beside it are images too, and nobody means them."""
+    found = _folders_of_voc(data)
+    return found[0] if len(found) == 1 else data
+
+
 def _folder_of(data: Path, pattern: str) -> Path | None:
     found = (next(data.glob(f"{above}{pattern}"), None) for above in ("", "*/"))
     return next((file.parent for file in found if file), None)
@@ -129,7 +140,7 @@ def _no_classes(asked: Request, has_other_layout: bool) -> str | None:
     if has_other_layout and asked.labels == "folder":
         return "needs a class for every image, and these folders are none; give --labels FILE.csv."
     try:
-        names = read_labels(open_source(asked.data), asked.labels).class_names
+        names = read_labels(open_source(pictures_of(asked.data)), asked.labels).class_names
     except DataError as error:
         return str(error)
     if len(names) < 2:
@@ -165,6 +176,8 @@ def _run(run: Run, asked: Request, protocol: str, options: Mapping[str, Any]) ->
     data, test = asked.data, asked.test
     if needs.one_set and test is not None:
         data, test = test, None
+    if needs.layout in ("images", "classes"):
+        data = pictures_of(data)
     if needs.layout == "retrieval" and "pca" not in options:
         options = {**options, "pca": run.record.data}
     begun = time.monotonic()

@@ -1,0 +1,143 @@
+"""`evaluate all` with every protocol at work, on each layout of data: VOC, Oxford, class folders and a table of labels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unlabeled
+from oxford_pictures import write_oxford
+from pictures import SETTINGS, Trained
+from unlabeled.protocols import detection, few_labels, probes, voc
+from unlabeled.protocols.comparison import pictures_of
+from unlabeled.run import Run
+from voc_pictures import COLOURS, write_devkit
+
+CLASSES = {"edge-ratio", "knn", "nmi", "linear", "mlp", "svm", "low-shot", "semi-supervised"}
+VOC = {"voc-classification", "voc-detection", "voc-segmentation"}
+
+
+@pytest.fixture(autouse=True)
+def _least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest sizes at which each protocol still does all it does."""
+    monkeypatch.setattr(voc, "QUICK_CLASSIFICATION", (2, 8, 4))
+    monkeypatch.setattr(voc, "QUICK_SEGMENTATION", (1, 4, 4))
+    monkeypatch.setattr(detection, "QUICK", replace(detection.QUICK, steps=2, side=48))
+    monkeypatch.setattr(detection, "QUICK_IMAGES", 4)
+    monkeypatch.setattr(detection, "QUICK_PROPOSALS", 20)
+    # The package has a function of that name, which hides its module.
+    monkeypatch.setattr(import_module("unlabeled.protocols.retrieval"), "QUICK_SIDE", 64)
+    monkeypatch.setattr(probes, "QUICK_EPOCHS", 2)
+    monkeypatch.setattr(probes, "QUICK_WIDTH", 32)
+    for name, value in {"SHOTS": (1,), "FRACTIONS": (0.1,), "DRAWS": 2, "STEPS": 2, "VIEWS": 60, "TEST": 16}.items():
+        monkeypatch.setattr(few_labels, f"QUICK_{name}", value)
+
+
+@pytest.fixture
+def run(trained: Trained, tmp_path: Path) -> Run:
+    shutil.copytree(trained.run, tmp_path / "ours")
+    return unlabeled.load(tmp_path / "ours", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def supervised(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network on the same pictures, told their kinds."""
+    out = tmp_path_factory.mktemp("yardstick") / "supervised"
+    settings: dict[str, Any] = SETTINGS | {"method": "supervised", "epochs": 1}
+    unlabeled.train(trained.photos, out, labels="folder", cache=trained.cache, **settings)
+    return out
+
+
+def rows_of(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the table by protocol."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        rows.setdefault(row["protocol"], []).append(row)
+    return rows
+
+
+def test_a_devkit_beside_the_untrained_and_a_supervised_network(run: Run, supervised: Path, tmp_path: Path):
+    devkit = write_devkit(tmp_path / "devkit", train=8, test=4)
+    found = run.evaluate("all", devkit, quick=True, compare=supervised)
+    rows = rows_of(found)
+    assert set(rows) == {"cliques", *VOC}
+    for name in VOC:
+        (row,) = rows[name]
+        assert all(score["trained"] is not None and score["untrained"] is not None for score in row["scores"]), name
+        assert len(row["scores"]) == 2
+    # The masks that lie beside the pictures are no pictures.
+    assert pictures_of(devkit) == devkit / "VOC2007" / "JPEGImages"
+    assert pictures_of(tmp_path) == tmp_path
+    assert {left["protocol"] for left in found["left_out"]} == CLASSES | {"knn-bank", "retrieval"}
+    text = (run.path / "comparison.md").read_text()
+    assert "| voc-detection | mean AP, 11 points |" in text and "supervised" in text
+
+
+def test_a_devkit_with_a_table_of_classes(run: Run, tmp_path: Path):
+    devkit = write_devkit(tmp_path / "devkit", train=16, test=4)
+    table = tmp_path / "classes.csv"
+    pictures = sorted((devkit / "VOC2007" / "JPEGImages").iterdir())
+    lines = [f"{file.name},{list(COLOURS)[number % 3]}" for number, file in enumerate(pictures)]
+    table.write_text("\n".join(["path,label", *lines]))
+    found = run.evaluate("all", devkit, labels=str(table), quick=True)
+    assert set(rows_of(found)) == {"cliques", *VOC, *CLASSES}
+    assert found["scores"]["ours"]["knn"]["scores"]["test_images"] > 2
+
+
+def test_the_layout_of_oxford(run: Run, tmp_path: Path):
+    oxford = write_oxford(tmp_path / "oxford")
+    shutil.move(str(oxford / "other"), tmp_path / "other")
+    found = run.evaluate("all", oxford, pca=tmp_path / "other", quick=True)
+    rows = rows_of(found)
+    assert set(rows) == {"cliques", "retrieval"}
+    scores = found["scores"]["ours"]["retrieval"]["scores"]
+    assert scores["queries"] == 3 and scores["gallery_images"] == 24 and scores["pca_images"] == 12
+    # Without --pca the whitening is learned on what the run was trained on.
+    again = run.evaluate("all", oxford / "images", ground_truth=oxford / "gt", quick=True)
+    assert again["scores"]["ours"]["retrieval"]["scores"]["pca_images"] == 120
+
+
+@pytest.mark.parametrize("labels", ["folder", "table"])
+def test_class_folders_and_a_table_of_labels(run: Run, trained: Trained, tmp_path: Path, labels: str):
+    data, test = trained.photos, trained.new
+    if labels == "table":
+        # Both sets in one table beside them, by paths that only together are unique.
+        spec, lines = tmp_path / "kinds.csv", ["path,label"]
+        for folder in (data, test):
+            shutil.copytree(folder, tmp_path / folder.name)
+            lines += [f"{folder.name}/{file.relative_to(folder)},{file.parent.name}" for file in folder.rglob("*.png")]
+        spec.write_text("\n".join(lines))
+        data, test, labels = tmp_path / data.name, tmp_path / test.name, str(spec)
+    found = run.evaluate("all", data, test=test, labels=labels, quick=True, json=tmp_path / "all.json")
+    assert set(rows_of(found)) == {"cliques", *CLASSES}
+    scores = found["scores"]["ours"]
+    assert scores["knn"]["scores"]["train_images"] == 120 and scores["knn"]["scores"]["test_images"] == 40
+    assert {left["protocol"] for left in found["left_out"]} == {"knn-bank", "retrieval", *VOC}
+    assert json.loads((tmp_path / "all.json").read_text())["protocol"] == "all"
+
+
+@pytest.mark.parametrize("protocol", sorted(VOC))
+def test_random_ours_and_supervised_in_one_command(
+    run: Run, supervised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str
+):
+    from unlabeled import cli
+
+    devkit, file = write_devkit(tmp_path / "devkit", train=8, test=4), tmp_path / "scores.json"
+    line = ["evaluate", protocol, run.path, devkit, "--split", "val", "--quick", "--json", file, "--device", "cpu"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in [*line, "--compare", supervised]])
+    assert not ended.value.code
+    found = json.loads(file.read_text())
+    ((name, yardstick),) = found["compared"].items()
+    headline = "map" if protocol == "voc-classification" else "map_11_point" if "detection" in protocol else "mean_iou"
+    assert Path(name) == supervised and all(0 <= one[headline] <= 1 for one in (found, yardstick))
+    # The same untrained network, on the same pictures.
+    assert yardstick["untrained"] == found["untrained"] and yardstick["test_images"] == found["test_images"]
+    printed = capsys.readouterr().out
+    assert "\ncompared" in printed and "untrained" in printed
