@@ -157,6 +157,12 @@ def test_a_large_run_stays_small(crops: np.ndarray) -> None:
     assert len(render(facts).encode()) < 3_000_000
 
 
+def test_last_and_best_knn_are_told_apart(facts: ReportFacts) -> None:
+    scored = [record | ({"knn": 0.9} if record["epoch"] == 12 else {}) for record in facts.history]
+    page = render(replace(facts, history=scored))
+    assert "Last 75.0 %; best 90.0 %, after epoch 12, which is chosen by the labels that score it" in page
+
+
 def test_writing_replaces_as_a_whole_and_says_where_it_failed(tmp_path: Path, facts: ReportFacts, page: str) -> None:
     target = tmp_path / "report.html"
     target.write_text("old")

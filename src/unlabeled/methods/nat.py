@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from unlabeled import health, losses
 from unlabeled.cluster.assignment import assign_batch, assign_free, assign_full
-from unlabeled.config import Config
+from unlabeled.config import FULL_SCORES, Config
 from unlabeled.distributed import all_gather_rows, broadcast, world_size
 from unlabeled.errors import ConfigError, DataError, RunError
 from unlabeled.methods.base import Embed, Method
@@ -32,8 +32,6 @@ from unlabeled.randomness import generator
 
 RESIDENT_BYTES = 2**32
 """Codes up to this size live where the network does; more stay in main memory, and only those of a batch travel."""
-FULL_SCORES = 25_000_000
-"""Scores [N, S] the exact assignment of all images may hold: 5,000 images take about ten seconds."""
 DIGEST_ROWS = 256
 """Codes by whose signs it is recognised that a resumed run has drawn the same ones."""
 

@@ -74,6 +74,8 @@ def training_charts(facts: ReportFacts) -> list[tuple[str, str, str]]:
             levels = [
                 curves.Level(name.removesuffix(" network"), value) for name, value in list(facts.scores.items())[:-1]
             ]
+            if len(known) > 1:
+                note += _last_and_best(records)
         summary = f" From {known[0]:.3g} to {known[-1]:.3g} over {counted(len(known), 'recorded epoch')}."
         picture = curves.svg(
             [curves.Line(label, [float(record.get("epoch", i)) for i, record in enumerate(records)], values)],
@@ -86,6 +88,16 @@ def training_charts(facts: ReportFacts) -> list[tuple[str, str, str]]:
         )
         charts.append((heading, note, picture))
     return charts
+
+
+def _last_and_best(records: Sequence[Mapping[str, Any]]) -> str:
+    # The released code of Instance Discrimination reports the best epoch, chosen on the labels that score it (spec N15).
+    found = [(value, record["epoch"]) for record in records if (value := number(record, "knn")) is not None]
+    best, epoch = max(found, key=lambda one: one[0])
+    return (
+        f" Last {100 * found[-1][0]:.1f} %; best {100 * best:.1f} %, after epoch {epoch}, which is chosen by the labels that "
+        "score it and so a little too good."
+    )
 
 
 _COLUMNS = {
