@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,48 @@ def test_torchvision_loads_it_strictly_and_gives_our_features(resnet: Any, photo
     network.load_state_dict(load_file(tmp_path / "a.safetensors"), strict=True)
 
 
+def test_resnet50_loads_strictly_and_gives_our_features(tmp_path: Path):
+    from torchvision.models import resnet50
+
+    made, file = weights("resnet50", 64), tmp_path / "resnet50.pth"
+    assert "torchvision.models.resnet50(num_classes=2048)" in export(made, "torchvision", file).loading
+    network = resnet50(num_classes=2048).eval()
+    network.load_state_dict(torch.load(file), strict=True)
+    mean, std = (torch.tensor(STATISTICS[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        assert_same(network((views(3, 64) - mean) / std), made.backbone(views(3, 64)))
+
+
+@pytest.mark.slow
+def test_vgg16_loads_strictly_and_gives_our_features(tmp_path: Path):
+    """138 million numbers, twice in memory and once on disk."""
+    from torchvision.models import vgg16_bn
+
+    made, file = weights("vgg16", 224), tmp_path / "vgg16.pth"
+    assert "torchvision.models.vgg16_bn(num_classes=4096)" in export(made, "torchvision", file).loading
+    network = vgg16_bn(num_classes=4096).eval()
+    network.load_state_dict(torch.load(file), strict=True)
+    mean, std = (torch.tensor(STATISTICS[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    view = (views(2, 224) - mean) / std
+    with torch.no_grad():
+        ours = made.backbone(views(2, 224))
+        assert_same(network(view), ours.relu())
+        network.classifier = network.classifier[:4]
+        assert_same(network(view), ours)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for an address or opens a connection fails the test."""
+
+    def refuse(*arguments: object, **_: object) -> None:
+        raise AssertionError(f"the network was asked for: {arguments}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.mark.usefixtures("offline")
 def test_a_hub_folder_that_timm_loads(resnet: Any, photographs: Path, tmp_path: Path):
     timm = pytest.importorskip("timm")
     out = tmp_path / "hub"
@@ -161,6 +204,18 @@ def test_the_files_take_batches_of_any_size_and_the_normalisation_is_inside(trai
     assert json.loads(metadata["preprocessing"])["size"] == 32 and "deepcluster" in metadata["kind"]
 
 
+def test_a_residual_network_becomes_onnx_at_other_batch_sizes(tmp_path: Path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    made = weights("resnet18", 64)
+    export(made, "onnx", tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape[1:] == [3, 64, 64]
+    for count in (1, 5):
+        given = torch.from_numpy(session.run(None, {"views": views(count, 64).numpy()})[0])
+        with torch.no_grad():
+            assert_same(given, made.backbone(views(count, 64)))
+
+
 @pytest.mark.parametrize("stem", ["sobel", "sobel_nat", "highpass"])
 def test_every_stem_becomes_a_program(stem: str, tmp_path: Path):
     made = weights("alexnet_small", 32, stem=stem, normalize="image" if stem == "sobel_nat" else "dataset")
@@ -192,7 +247,11 @@ def test_our_own_format_comes_back_as_it_went(trained: Trained, tmp_path: Path):
     again = unlabeled.import_weights(out, tmp_path / "run", cache=trained.cache)
     assert torch.equal(again.embed(trained.new).features, run.embed(trained.new).features)
     assert again.origin["kind"].startswith("deepcluster, 2 epochs on 120 images")
-    out.chmod(0o644)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_hub_folder_of_a_network_that_only_we_have(trained: Trained, tmp_path: Path):
+    run = unlabeled.load(trained.run)
     run.export("hub", tmp_path / "hub")
     assert "library_name: unlabeled" in (tmp_path / "hub" / "README.md").read_text()
     hub = unlabeled.import_weights(tmp_path / "hub" / "model.safetensors", tmp_path / "run2", cache=trained.cache)
