@@ -10,7 +10,16 @@ from torch import nn
 
 from unlabeled.errors import ConfigError
 from unlabeled.models import Backbone, build_backbone
-from unlabeled.models.data_init import equalise, fold, fold_pair, gradient_ratios, initialise, rescale
+from unlabeled.models.data_init import (
+    CLOSE,
+    equalise,
+    fold,
+    fold_pair,
+    gradient_ratios,
+    initialise,
+    rescale,
+    start_from_data,
+)
 from unlabeled.randomness import generator
 
 
@@ -108,3 +117,50 @@ def test_initialised_layers_give_channels_of_mean_zero_and_variance_one():
         std, mean = torch.std_mean(output, (0, 2, 3), correction=0)
         assert torch.allclose(std, torch.ones_like(std), atol=1e-3)
         assert torch.allclose(mean, torch.zeros_like(mean), atol=1e-3)
+
+
+def spread_of_ratios(network: nn.Module, view: torch.Tensor, seed: int = 0) -> float:
+    """Largest deviation of a log-ratio of gradient to weights from the mean of all."""
+    logs = torch.tensor(list(gradient_ratios(network, view, seed).values())).log()
+    return float((logs - logs.mean()).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layers"), [("alexnet_small", 16, 5), ("resnet18_small", 8, 20), ("alexnet", 63, 7)]
+)
+def test_a_start_from_data_makes_layers_learn_equally_fast(name: str, size: int, layers: int):
+    """With batch normalisation everywhere, with branches too, and with two layers at the end that have none."""
+    view = torch.rand(12, 3, size, size, generator=generator(1))
+    backbone = build_backbone(name, image_size=size, generator=generator(2))
+    before = spread_of_ratios(backbone, view)
+    first = initialise(backbone, view).eval()
+    start_from_data(backbone, view)
+    assert len(gradient_ratios(backbone, view)) == layers
+    assert spread_of_ratios(backbone, view) <= CLOSE * 1.01
+    # Of gradients in other directions the ratios are equal too, but for chance.
+    assert spread_of_ratios(backbone, view, seed=5) < 0.3 * before
+    with torch.no_grad():
+        wanted = first(view)
+        assert torch.allclose(backbone.eval()(view), wanted, atol=2e-3 * float(wanted.abs().max()))
+
+
+def test_the_ratio_is_that_of_gradients_in_training():
+    """Against the gradient of the same loss by hand, with batch normalisation in training mode."""
+    view = torch.rand(8, 3, 16, 16, generator=generator(1))
+    backbone = build_backbone("alexnet_small", image_size=16, generator=generator(2))
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    found = gradient_ratios(backbone.eval(), view, seed=3)
+    assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items()), "it only looks"
+    output = backbone.train()(view)
+    (output * torch.randn(output.shape, generator=generator(3, "equalise"))).sum().backward()
+    for name, ratio in found.items():
+        weight = backbone.get_submodule(name).weight
+        assert isinstance(weight, nn.Parameter)
+        assert weight.grad is not None
+        assert ratio == pytest.approx(float(weight.grad.norm() / weight.detach().norm()), rel=1e-4)
+
+
+def test_branches_without_normalisation_cannot_start_from_data():
+    backbone, view = trained("resnet18_small", 16)
+    with pytest.raises(ConfigError, match="chain of layers"):
+        start_from_data(fold(backbone, view), view)

@@ -6,16 +6,22 @@ Shapes: views [B, C, S, S]. Three pure steps on copies of a backbone:
     initialise   layer by layer, every output channel of the data gets mean 0 and variance 1; the function changes
     rescale      of a trained chain of layers: the same by moving factors between layers; the function stays the same
 
-`initialise` and `rescale` then equalise how fast layers learn: the ratio C_k of the norms of gradient and weights of
-layer k. Multiply layer k by r_k with the product of all r_k one: activations and biases scale along, the output stays,
-the gradient of layer k is divided by r_k, so C_k becomes C_k / r_k². With r_k = sqrt(C_k / geometric mean) all are equal.
-This needs layers that scale with their input (ReLU, max-pool). Batch normalisation does not, which is why it has to be
-folded first, a step the papers leave out.
+`equalise` then makes layers learn equally fast, in a trained chain (`rescale`) or an untrained network (`start_from_data`):
+C_k is the ratio of the norms of gradient and weights of layer k. Multiply layer k by r_k with the product of all r_k one:
+activations and biases scale along, the output stays, the gradient of layer k is divided by r_k, so C_k becomes C_k / r_k².
+With r_k = sqrt(C_k / geometric mean) all are equal. This needs layers that scale with their input (ReLU, max-pool).
+
+Batch normalisation, which Krähenbühl et al. do not treat, undoes the scale of the layer before it. A layer that feeds one
+can therefore be multiplied by any r_k alone: the output stays, and C_k becomes C_k / r_k² all the same. Such layers are
+given the ratio that the others have among themselves, or where there are no others their own geometric mean; the running
+statistics are multiplied along, so the network computes the same in evaluation too. In `rescale` it has to be folded first,
+a step the papers leave out.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TypeVar
@@ -25,6 +31,7 @@ from torch import nn
 
 from unlabeled.errors import ConfigError
 from unlabeled.models.backbone import Backbone
+from unlabeled.models.norm import convert_sync
 from unlabeled.randomness import generator
 
 Affine = nn.Conv2d | nn.Linear
@@ -36,6 +43,9 @@ CLOSE = 0.01
 """Largest deviation of a log-ratio from their mean that counts as equal."""
 UNCHANGED = 1e-3
 """Largest change of an output, as a share of the largest output, that is rounding: ten rounds in float32."""
+
+GRADIENT_VIEWS = 64
+"""Views on which the gradients of `start_from_data` are taken: a backward pass needs many times the memory of a look."""
 
 _LEAST = 1e-6
 
@@ -65,25 +75,7 @@ def fold(network: Network, view: torch.Tensor) -> Network:
     follows something other than a convolution or linear layer.
     """
     folded = copy.deepcopy(network).eval()
-    made_by: dict[int, str] = {}
-    kept: list[torch.Tensor] = []
-    pairs: dict[str, str | None] = {}
-
-    def watch(name: str, module: nn.Module) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            if isinstance(module, Affine):
-                kept.append(output)  # while it lives, no other tensor has its id
-                made_by[id(output)] = name
-            else:
-                pairs[name] = made_by.get(id(inputs[0]))
-
-        return hook
-
-    with ExitStack() as stack:
-        for name, module in folded.named_modules():
-            if isinstance(module, (*Affine.__args__, nn.BatchNorm1d, nn.BatchNorm2d)):
-                stack.callback(module.register_forward_hook(watch(name, module)).remove)
-        folded(view)
+    pairs = _feeding(folded, view)
     for norm, layer in pairs.items():
         if layer is None:
             raise ConfigError(
@@ -151,39 +143,54 @@ def rescale(network: Network, view: torch.Tensor, seed: int = 0) -> Network:
 
 
 def equalise(network: Network, view: torch.Tensor, seed: int = 0) -> Network:
-    """A copy of a chain of layers in which all have the same ratio of gradient to weights, with the same outputs.
+    """A copy of a network in which all layers have the same ratio of gradient to weights, with the same outputs.
 
-    At most `ROUNDS` rounds, until all log-ratios are within `CLOSE`. Raises ConfigError where the outputs would change.
+    Layers that feed no batch normalisation must be a chain. At most `ROUNDS` rounds, until all log-ratios are within
+    `CLOSE`. Raises ConfigError where the outputs would change.
     """
     made = copy.deepcopy(network).eval()
+    norms = {layer: norm for norm, layer in _feeding(made, view).items() if layer is not None}
     with torch.no_grad():
         before = made(view)
     for _ in range(ROUNDS):
         ratios = gradient_ratios(made, view, seed)
         logs = torch.tensor(list(ratios.values()), dtype=torch.float64).log()
-        steps = (logs - logs.mean()) / 2
+        in_chain = torch.tensor([name not in norms for name in ratios])
+        goal = logs[in_chain].mean() if bool(in_chain.any()) else logs.mean()
+        steps = (logs - goal) / 2
         if float(2 * steps.abs().max()) <= CLOSE:
             break
         total = 0.0
         with torch.no_grad():
             for name, step in zip(ratios, steps.tolist(), strict=True):
                 layer = _affine(made, name)
+                layer.weight.mul_(math.exp(step))
+                if name in norms:
+                    # What comes in has grown by the factors of the chain before, which end here with its own.
+                    _grow(made.get_submodule(norms[name]), layer, total, step)
+                    total = 0.0
+                    continue
                 total += step
-                layer.weight.mul_(float(torch.tensor(step).exp()))
                 if layer.bias is not None:
                     # Everything a bias is added to has grown by all factors so far.
-                    layer.bias.mul_(float(torch.tensor(total).exp()))
+                    layer.bias.mul_(math.exp(total))
         _check_same(before, made, view)
     return made
 
 
 def gradient_ratios(network: nn.Module, view: torch.Tensor, seed: int = 0) -> dict[str, float]:
-    """Norm of the gradient over norm of the weights, of each layer in the order of use.
+    """Norm of the gradient over norm of the weights, of each layer in the order of use; the network stays as it is.
 
     The gradient is that of a random linear function of the outputs, a direction of its own for every view: its expected
-    square is that of the Jacobian, whatever loss comes later.
+    square is that of the Jacobian, whatever loss comes later. Batch normalisation takes its statistics from the views, as
+    in training; dropout is off.
     """
+    # Every rank is given the same views, so there is nothing to share.
+    network = convert_sync(copy.deepcopy(network).eval(), enabled=False)
     order = _order(network, view)
+    for part in network.modules():
+        if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            part.train()
     output = network(view)
     direction = torch.randn(output.shape, generator=generator(seed, "equalise")).to(output.device)
     weights = [_affine(network, name).weight for name in order]
@@ -194,9 +201,53 @@ def gradient_ratios(network: nn.Module, view: torch.Tensor, seed: int = 0) -> di
     }
 
 
-def start_from_data(backbone: Backbone, view: torch.Tensor) -> None:
-    """Give `backbone`, in place, the weights that `initialise` finds on `view` (the `data_init` of a recipe)."""
-    backbone.load_state_dict(initialise(backbone, view).state_dict())
+def start_from_data(backbone: Backbone, view: torch.Tensor, seed: int = 0) -> None:
+    """Give `backbone`, in place, the weights that `initialise` and `equalise` find on `view` (the `data_init` of a recipe).
+
+    Gradients are taken on the first `GRADIENT_VIEWS`, evenly spaced. Raises ConfigError for a network with branches that
+    has no batch normalisation.
+    """
+    made = initialise(backbone, view)
+    few = view[:: -(-len(view) // GRADIENT_VIEWS)]
+    # On the CPU: products that a GPU rounds to ten bits would differ by more than tells a chain from branches.
+    backbone.load_state_dict(equalise(made.cpu(), few.cpu(), seed).state_dict())
+
+
+@torch.no_grad()
+def _feeding(network: nn.Module, view: torch.Tensor) -> dict[str, str | None]:
+    """The layer whose output each batch normalisation is given, by name; None where it is something else."""
+    made_by: dict[int, str] = {}
+    kept: list[torch.Tensor] = []
+    pairs: dict[str, str | None] = {}
+
+    def watch(name: str, module: nn.Module) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            if isinstance(module, Affine):
+                kept.append(output)  # while it lives, no other tensor has its id
+                made_by[id(output)] = name
+            else:
+                pairs[name] = made_by.get(id(inputs[0]))
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in network.named_modules():
+            if isinstance(module, (*Affine.__args__, nn.BatchNorm1d, nn.BatchNorm2d)):
+                stack.callback(module.register_forward_hook(watch(name, module)).remove)
+        network(view)
+    return pairs
+
+
+def _grow(norm: nn.Module, layer: Affine, before: float, own: float) -> None:
+    """Let running statistics follow a layer multiplied by exp(`own`) whose inputs were by exp(`before`)."""
+    assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    grown = math.exp(before + own)
+    if layer.bias is not None:
+        layer.bias.mul_(grown)
+    norm.running_mean.mul_(grown)
+    norm.running_var.mul_(grown * grown)
 
 
 def _affine(network: nn.Module, name: str) -> Affine:
