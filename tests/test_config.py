@@ -43,6 +43,7 @@ def test_any_values_survive_the_file(tmp_path_factory: pytest.TempPathFactory, l
         ({"resize": 200, "image_size": 128}, r"store_size \(96\) must be at least image_size \(128\)"),
         ({"schedule_steps": (5, 3)}, "must rise"),
         ({"mean": (0.5,)}, "give both or neither"),
+        ({"schedule": "inverse"}, "inverse_gamma above 0, got 0"),
         ({"epoch": 3}, "did you mean 'epochs'"),
     ],
 )

@@ -139,6 +139,12 @@ def test_schedules() -> None:
     assert [learning_rate(steps, epoch) for epoch in (0, 4.9, 5, 7.9, 8)] == pytest.approx(
         [0.3, 0.3, 0.03, 0.03, 0.003]
     )
+    # By hand: constant to epoch 10, then 0.6 / (1 + 0.5 t), within epochs too.
+    inverse = Config(lr=0.6, schedule="inverse", inverse_start=10.0, inverse_gamma=0.5, warmup=1.0)
+    assert [learning_rate(inverse, epoch) for epoch in (1, 10, 11, 12, 12.5, 14)] == pytest.approx(
+        [0.6, 0.6, 0.4, 0.3, 0.6 / 2.25, 0.2]
+    )
+    assert learning_rate(inverse, 0.5) == pytest.approx(0.6 * 0.505)
     assert learning_rate(Config(lr=0.3), 17.0) == 0.3
     assert step_decay(1.0, 3, (1, 2), factor=0.5) == 0.25
     assert inverse_decay(1.0, 30, 20, 0.3) == 0.25

@@ -34,7 +34,7 @@ Memory = Literal["momentum", "proximal"]
 MemoryInit = Literal["sphere", "uniform", "outputs"]
 SupervisedLoss = Literal["softmax", "square"]
 Sampling = Literal["uniform", "cluster_then_member", "natural", "weighted"]
-Schedule = Literal["constant", "cosine", "steps"]
+Schedule = Literal["constant", "cosine", "steps", "inverse"]
 Crop = Literal["random_resized", "random", "center"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -102,9 +102,11 @@ class Config(BaseModel):
         default=(3 / 4, 4 / 3), description="least and largest width / height of a crop"
     )
     flip: Flip = Field(default="horizontal", description="mirror views, each direction with probability one half")
-    brightness: float = Field(default=0.4, ge=0, description="strength of the brightness jitter")
-    contrast: float = Field(default=0.4, ge=0, description="strength of the contrast jitter")
-    saturation: float = Field(default=0.4, ge=0, description="strength of the saturation jitter; colour images only")
+    brightness: float = Field(default=0.4, ge=0, le=10, description="strength of the brightness jitter")
+    contrast: float = Field(default=0.4, ge=0, le=10, description="strength of the contrast jitter")
+    saturation: float = Field(
+        default=0.4, ge=0, le=10, description="strength of the saturation jitter; colour images only"
+    )
     hue: float = Field(default=0.1, ge=0, le=0.5, description="strength of the hue jitter, turns; colour images only")
     grey: Fraction = Field(default=0.2, description="probability of a grey view; colour images only")
     blur: Fraction = Field(default=0.0, description="probability of a Gaussian blur")
@@ -114,7 +116,7 @@ class Config(BaseModel):
     resize: Count = Field(
         default=73, description="short side before the central crop of the view that is clustered and embedded, pixels"
     )
-    mean: tuple[float, ...] | None = Field(
+    mean: tuple[Fraction, ...] | None = Field(
         default=None, description="channel means in [0, 1]; from the data where not given"
     )
     std: tuple[Positive, ...] | None = Field(
@@ -136,13 +138,18 @@ class Config(BaseModel):
     singletons: Singletons = Field(
         default="attach", description="images that pic leaves alone: attach to a neighbour, keep, or drop from training"
     )
-    subset: int = Field(default=0, ge=0, description="images an epoch samples, clusters and trains on; 0 takes all")
+    subset: int = Field(
+        default=0, ge=0, description="images that are sampled and trained on, in deepcluster also clustered; 0 takes all"
+    )
     subset_mode: SubsetMode = Field(
         default="resampled",
-        description="the same subset always, a new one each clustering, or new ones of clusters made on all images",
+        description="the same subset always (the only way of the other methods), or in deepcluster a new one each clustering, or "
+        "new ones of clusters made on all images",
     )
     loss_subset: int = Field(
-        default=0, ge=0, description="classes the loss looks at in a batch, for very many clusters; 0 is exact"
+        default=0,
+        ge=0,
+        description="classes the softmax of deepcluster and supervised looks at in a batch, for very many; 0 is exact",
     )
     pca_dims: int = Field(
         default=256, ge=0, description="dimensions kept before clustering; 0 keeps all and does not rotate"
@@ -223,6 +230,12 @@ class Config(BaseModel):
     schedule_steps: tuple[Count, ...] = Field(
         default=(), description="epochs after which `steps` divides the learning rate by ten"
     )
+    inverse_start: float = Field(
+        default=0.0, ge=0, description="epochs after which `inverse` begins to lower the learning rate"
+    )
+    inverse_gamma: float = Field(
+        default=0.0, ge=0, description="gamma of `inverse`: t epochs after its start the rate is divided by 1 + gamma t"
+    )
     warmup: float = Field(default=0.0, ge=0, description="epochs of linear warm-up")
     precision: Precision = Field(default="auto", description="bfloat16 autocast where the hardware has it, or float32")
     compile: bool = Field(default=False, description="torch.compile the network; it does not pay on CPU")
@@ -261,6 +274,13 @@ class Config(BaseModel):
             raise ValueError("targets = onehot needs num_codes, the length of the outputs; try 1000")
         if self.loss_subset and self.sampling == "weighted":
             raise ValueError("loss_subset and sampling 'weighted' do not go together; sample uniformly over clusters")
+        if self.subset and self.subset_mode != "same" and self.method != "deepcluster":
+            raise ValueError(
+                f"subset_mode ('{self.subset_mode}') must be 'same' with method '{self.method}', which makes no clusters anew: "
+                "set it to 'same', which trains on one fixed subset"
+            )
+        if self.schedule == "inverse" and not self.inverse_gamma:
+            raise ValueError("schedule = inverse needs an inverse_gamma above 0, got 0; NAT's classifier has 0.3 an epoch")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std go together: give both or neither")
         return self

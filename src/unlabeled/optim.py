@@ -37,13 +37,15 @@ def cosine_decay(lr: float, progress: float) -> float:
 def learning_rate(config: Config, epoch: float) -> float:
     """Learning rate of the body at time `epoch` (0 at the start, `config.epochs` at the end), warm-up included.
 
-    Warm-up is linear from a hundredth of `config.lr` over the first `config.warmup` epochs. The cosine runs over what
-    is left after it; the steps of `schedule_steps` count from the start of the run.
+    The loop asks before every step. Warm-up is linear from a hundredth of `config.lr` over the first `config.warmup`
+    epochs. The cosine runs over what is left after it; `schedule_steps` and `inverse_start` count from the start of the run.
     """
     if epoch < config.warmup:
         return config.lr * (_WARMUP_START + (1 - _WARMUP_START) * epoch / config.warmup)
     if config.schedule == "cosine":
         return cosine_decay(config.lr, (epoch - config.warmup) / max(config.epochs - config.warmup, 1e-9))
+    if config.schedule == "inverse":
+        return inverse_decay(config.lr, epoch, config.inverse_start, config.inverse_gamma)
     if config.schedule == "steps":
         return step_decay(config.lr, epoch, config.schedule_steps)
     return config.lr

@@ -31,6 +31,7 @@ from unlabeled.models.data_init import start_from_data
 from unlabeled.plan import plan
 from unlabeled.protocols.monitor import Monitor, training_labels
 from unlabeled.recipes import configure
+from unlabeled.recipes.effect import without_effect
 from unlabeled.recipes.sizing import clusters_for
 from unlabeled.run import Run
 from unlabeled.runfolder import RunFolder, environment
@@ -99,6 +100,9 @@ def begin(
         mean, std = store.channel_statistics()
         config = config.replace(mean=mean, std=std)
     ids = training_labels(source, store, labels) if labels else None
+    idle = without_effect(config, settings)
+    if idle:
+        progress.say(f"Note: nothing here reads the setting{'s' if len(idle) > 1 else ''} {', '.join(idle)}.")
     announce(store, config, store.facts(device), ids)
     if is_main():
         run.make()

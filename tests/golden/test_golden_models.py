@@ -150,6 +150,10 @@ def test_lr_schedules(golden: Path) -> None:
     np.testing.assert_allclose(
         [inverse_decay(0.1, epoch, 20, 0.3) for epoch in epochs], data["nat_transfer_epoch"], rtol=1e-12
     )
+    config = Config(lr=0.1, epochs=200, schedule="inverse", inverse_start=20.0, inverse_gamma=0.3)
+    np.testing.assert_allclose(
+        [learning_rate(config, epoch) for epoch in epochs], data["nat_transfer_epoch"], rtol=1e-12
+    )
 
 
 def test_nat_transfer_optimizer(golden: Path) -> None:

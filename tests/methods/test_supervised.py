@@ -14,10 +14,12 @@ import torch.nn.functional as F
 import unlabeled
 from pictures import pictures
 from runs import SMALL, assert_same_run, knn_gain, photograph_crops, train_with_stops
+from unlabeled import losses
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.methods import build_method
 from unlabeled.methods.supervised import ParametricInstance, Supervised
+from unlabeled.models import LinearHead
 
 SUPERVISED: dict[str, Any] = SMALL | {
     "method": "supervised", "lr": 0.03, "head_lr": 0.03, "head_momentum": 0.9, "image_size": 24, "resize": 24,
@@ -29,7 +31,7 @@ def make(labels: torch.Tensor | None = LABELS, **changes: Any) -> Supervised:
     config = Config(
         backbone="alexnet_small", image_size=16, resize=16, store_size=16, method="supervised", embedding_dims=8
     ).replace(**changes)
-    method = build_method(config, 10, 3, labels)
+    method = build_method(config, 10 if labels is None else len(labels), 3, labels)
     assert isinstance(method, Supervised)
     return method
 
@@ -54,6 +56,55 @@ def test_losses_are_the_formulas_in_float64() -> None:
     assert float(make(supervised_loss="square").loss(unit, target)) == pytest.approx(square, rel=1e-6)
     mean = make(supervised_loss="square", loss_reduction="mean").loss(unit, target)
     assert float(mean) == pytest.approx(square / 6, rel=1e-6)
+
+
+def test_a_restricted_softmax_looks_at_the_classes_of_the_batch_and_others() -> None:
+    """The thesis' "SGT" with labels (table 4.2): the formula over the chosen classes, no gradient in other rows."""
+    labels = torch.arange(10) % 9
+    method = make(labels, loss_subset=5)
+    index = torch.tensor([0, 3, 9])
+    view = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    network = method.network().eval()
+    everything = network(view)
+    method.before_step(index)
+    head = method.head
+    assert isinstance(head, LinearHead)
+    assert head.classes is not None
+    assert len(head.classes) == 5
+    assert {0, 3} <= set(head.classes.tolist()), "labels of the batch: 0, 3 and again 0"
+    z = network(view)
+    loss = method.loss(z, method.targets(index, z))
+    expected = losses.restricted_cross_entropy(everything.double(), labels[index], head.classes)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(loss.detach()) < float(F.cross_entropy(everything.detach(), labels[index]))
+    loss.backward()
+    assert head.linear.weight.grad is not None
+    moved = head.linear.weight.grad.abs().sum(dim=1) > 0
+    assert moved.nonzero()[:, 0].tolist() == head.classes.tolist()
+    method.after_step(index, z.detach())
+    right = everything[:, head.classes].argmax(1)
+    assert method.summary()["top1"] == pytest.approx(float((head.classes[right] == labels[index]).double().mean()))
+    assert method.summary()["chance_loss"] == pytest.approx(math.log(5))
+    method.before_step(torch.tensor([1, 2]))
+    assert {1, 2} <= set(head.classes.tolist())
+    assert make(labels, loss_subset=9).restricts is False
+    assert make(labels, loss_subset=5, supervised_loss="square").restricts is False
+
+
+def test_a_restricted_softmax_is_the_golden_one(golden: Path) -> None:
+    data = np.load(golden / "sgt_loss.npz")
+    logits, targets = torch.from_numpy(data["logits"]).double(), torch.from_numpy(data["targets"])
+    for size in (9, 20, 35):
+        method = make(torch.arange(50), loss_subset=size)
+        head = LinearHead(50, 50, relu=False).double()
+        head.linear.weight.data.copy_(torch.eye(50))
+        head.classes = torch.from_numpy(np.sort(data[f"subset_{size}"]))
+        method.head = head
+        given = logits.clone().requires_grad_()
+        loss = method.loss(head(given), targets)
+        (gradient,) = torch.autograd.grad(loss, given)
+        assert float(loss.detach()) == pytest.approx(float(data[f"loss_{size}"]), abs=1e-9)
+        np.testing.assert_allclose(gradient, data[f"grad_logits_{size}"], atol=1e-9, rtol=0)
 
 
 def test_the_square_loss_goes_with_outputs_of_length_one() -> None:

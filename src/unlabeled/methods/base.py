@@ -4,7 +4,7 @@ Follow the data: image index -> view -> network -> output z -> loss(z, target[in
 every batch, so nothing else needs to know which method runs. A method is a torch Module whose table, codes or bank are
 buffers: `state_dict()` is the whole story.
 
-Shapes: N images, B batch, D feature dimensions, K outputs.
+Shapes: N images, n of them with a row in the table, B batch, D feature dimensions, K outputs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from unlabeled.config import Config
+from unlabeled.data import samplers
+from unlabeled.errors import ConfigError
 from unlabeled.models import Backbone
 from unlabeled.randomness import generator
 
@@ -35,21 +37,46 @@ class Method(nn.Module):
     backbone: Backbone
     head: nn.Module
     config: Config
+    chosen: torch.Tensor | None
+    row_of_image: torch.Tensor | None
 
-    def __init__(self, backbone: Backbone, num_images: int, seed: int) -> None:
+    def __init__(self, backbone: Backbone, num_images: int, seed: int, subset: int = 0) -> None:
+        """With `subset` only so many images, the same for ever, have a row and are trained on; 0 is all.
+
+        Raises ConfigError where there are fewer images.
+        """
         super().__init__()
         self.backbone = backbone
         self.num_images = num_images
         self.seed = seed
+        chosen, row_of_image = fixed_subset(num_images, subset, seed), None
+        if chosen is not None:
+            row_of_image = torch.full((num_images,), -1).index_copy_(0, chosen, torch.arange(subset))
+        # The seed makes them again, so they are no part of the state.
+        self.register_buffer("chosen", chosen, persistent=False)
+        self.register_buffer("row_of_image", row_of_image, persistent=False)
+
+    @property
+    def num_rows(self) -> int:
+        """n, rows of the table."""
+        return self.num_images if self.chosen is None else len(self.chosen)
+
+    def row_of(self, index: torch.Tensor) -> torch.Tensor:
+        """Where in the table the rows of these images are: int64 of the same shape, -1 for an image that has none."""
+        return index if self.row_of_image is None else self.row_of_image[index]
 
     @property
     def images_per_epoch(self) -> int:
         """How many images `draw` gives."""
-        return self.num_images
+        return self.num_rows
 
     def network(self) -> nn.Sequential:
         """Backbone and head as one module: all that the optimizer and other ranks see."""
         return nn.Sequential(self.backbone, self.head)
+
+    def assignment(self, epoch: int) -> torch.Tensor | None:
+        """The cluster of every image, int64 [N], -1 = none, if `before_epoch` made them anew for this epoch; else None."""
+        return None
 
     def before_epoch(self, epoch: int, embed: Embed) -> None:
         """Rewrite every row of the table, from features of all images.
@@ -58,8 +85,9 @@ class Method(nn.Module):
         """
 
     def draw(self, epoch: int) -> torch.Tensor:
-        """Which images this epoch shows, in which order: int64 [M], the same on every rank. A permutation unless overridden."""
-        return torch.randperm(self.num_images, generator=generator(self.seed, "draw", epoch))
+        """Which images this epoch shows, in which order: int64 [M], the same on every rank. Each once unless overridden."""
+        order = torch.randperm(self.num_rows, generator=generator(self.seed, "draw", epoch))
+        return order if self.chosen is None else self.chosen.cpu()[order]
 
     def before_step(self, index: torch.Tensor) -> None:
         """Prepare for the images of the next step, int64 [B], before the network sees them."""
@@ -95,7 +123,11 @@ class Method(nn.Module):
 
     def describe(self) -> str:
         """The method and its facts in one clause."""
-        facts = "; ".join(f"{name}: {fact}" for name, fact in self.facts(self.config).items())
+        known = self.facts(self.config)
+        if self.config.subset:
+            mode = self.config.subset_mode
+            known = known | {"trained on": f"{self.config.subset:,} of {self.num_images:,} images ({mode})"}
+        facts = "; ".join(f"{name}: {fact}" for name, fact in known.items())
         return f"{self.config.method} ({facts})" if facts else self.config.method
 
     def outputs(self, features: torch.Tensor, chunk: int = 8192) -> torch.Tensor:
@@ -103,3 +135,18 @@ class Method(nn.Module):
         device = next(self.head.parameters()).device
         with torch.no_grad():
             return torch.cat([self.head(rows.to(device)).float().cpu() for rows in features.split(chunk)])
+
+
+def fixed_subset(num_images: int, size: int, seed: int) -> torch.Tensor | None:
+    """The `size` images that every method with this seed is trained on, int64 [size], rising; None where `size` is 0.
+
+    Raises ConfigError where there are fewer images.
+    """
+    check_subset(size, num_images)
+    return samplers.subset(num_images, size, generator(seed, "subset", 0)) if size else None
+
+
+def check_subset(size: int, num_images: int) -> None:
+    """Raise ConfigError if a subset of `size` is more than there is."""
+    if size > num_images:
+        raise ConfigError(f"subset ({size:,}) must be at most the number of images ({num_images:,}); give 0 for all.")

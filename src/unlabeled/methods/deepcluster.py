@@ -21,9 +21,9 @@ from unlabeled import health, losses, metrics
 from unlabeled.config import Config
 from unlabeled.data import samplers
 from unlabeled.distributed import all_gather_rows
-from unlabeled.errors import ConfigError
-from unlabeled.methods.base import Embed, Method
+from unlabeled.methods.base import Embed, Method, check_subset
 from unlabeled.methods.clusterer import Clusterer
+from unlabeled.methods.restricted import answers, restrict, restricted_loss
 from unlabeled.models import Backbone, LinearHead, linear_head
 from unlabeled.randomness import generator, seed_from
 
@@ -55,10 +55,7 @@ class DeepCluster(Method):
         """Raises ConfigError where there are more clusters, neighbours or sampled images than images."""
         super().__init__(backbone, num_images, config.seed)
         self.config = config
-        if config.subset > num_images:
-            raise ConfigError(
-                f"subset ({config.subset:,}) must be at most the number of images ({num_images:,}); give 0 for all."
-            )
+        check_subset(config.subset, num_images)
         self.clusterer = Clusterer(config)
         self.clusterer.check(num_images if config.subset_mode == "mismatched" else config.subset or num_images)
         self.head = self._fresh_head(-1, config.num_clusters)
@@ -77,6 +74,14 @@ class DeepCluster(Method):
         share = self.config.reassign_every / self.period
         return max(1, int(share * (self.config.subset or self.num_images)))
 
+    def clusters_before(self, epoch: int) -> bool:
+        """Whether this epoch begins with a clustering."""
+        return epoch % self.period == 0 and (epoch == 0 or epoch + self.period <= self.config.epochs)
+
+    def assignment(self, epoch: int) -> torch.Tensor | None:
+        """`labels` [N], in epochs that begin with a clustering."""
+        return self.labels if self.clusters_before(epoch) else None
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take over what `state_dict` gave; the head becomes as wide as the stored one."""
         self.head = self._fresh_head(-1, len(state_dict["head.linear.weight"])).to(self.labels.device)
@@ -88,8 +93,7 @@ class DeepCluster(Method):
 
         Not for a last, shorter stretch: a head that is given no time to learn teaches the network nothing.
         """
-        period = self.period
-        if epoch % period or (epoch and epoch + period > self.config.epochs):
+        if not self.clusters_before(epoch):
             self.predicted.zero_()
             return
         chosen = None if self.config.subset_mode == "mismatched" else self._subset(epoch)
@@ -128,10 +132,7 @@ class DeepCluster(Method):
 
     def before_step(self, index: torch.Tensor) -> None:
         """With `loss_subset`, choose the classes of this step: those of the batch and random others (section 4.7)."""
-        size, total = self.config.loss_subset, self._top.linear.out_features
-        if size and size < total:
-            random = generator(self.seed, "loss subset", *index.tolist())
-            self._top.classes = losses.class_subset(self.labels[index], total, size, random)
+        restrict(self._top, self.labels[index], self.config.loss_subset, index, self.seed)
 
     def targets(self, index: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Cluster ids [B] of these images."""
@@ -140,7 +141,7 @@ class DeepCluster(Method):
     def loss(self, z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of logits [B, K]; with `sampling = weighted` each term is divided by its cluster's size."""
         if self._top.classes is not None:
-            return losses.cross_entropy(z, losses.positions_in(self._top.classes, target))
+            return restricted_loss(self._top, z, target)
         if self.config.sampling == "weighted":
             weights = samplers.cluster_weights(self.labels, self._top.linear.out_features)
             return losses.weighted_cross_entropy(z, target, weights)
@@ -148,8 +149,7 @@ class DeepCluster(Method):
 
     def after_step(self, index: torch.Tensor, z: torch.Tensor) -> None:
         """Count which clusters the network answers with; the table stays."""
-        answer = z.argmax(dim=1)
-        answer = all_gather_rows(answer if self._top.classes is None else self._top.classes[answer])
+        answer = all_gather_rows(answers(self._top, z))
         self.predicted.index_add_(0, answer, torch.ones_like(answer))
 
     def summary(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ either exactly (`softmax`), or by telling it from m rows drawn at random (`nce`,
 by a softmax over those alone (`sampled`). Rows change slowly because they are running means (`memory = momentum`, the
 released code) or because the loss penalises leaving the last one (`proximal`, equations 9 and 10).
 
-Shapes: N images, B batch, D output dims, m negatives.
+Shapes: N images (those of the subset, where there is one), B batch, D output dims, m negatives.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ FIRST_VISITS = 3
 
 
 class InstanceDiscrimination(Method):
-    """Targets are rows of `memory.bank` [N, D], named by the images' own indices."""
+    """Targets are rows of `memory.bank` [N, D], named by the images' own indices (by `row_of` them, with a subset)."""
 
     def __init__(self, backbone: Backbone, num_images: int, config: Config) -> None:
-        super().__init__(backbone, num_images, config.seed)
+        super().__init__(backbone, num_images, config.seed, config.subset)
         self.config = config
         dims = config.embedding_dims
         self.head = l2_head(backbone, dims, generator=generator(config.seed, "head"))
         # The paper's rows are the last visit's output, and the proximal term keeps them near the one before.
         momentum = config.memory_momentum if config.memory == "momentum" else 0.0
         drawn = "uniform" if config.memory_init == "uniform" else "sphere"
-        self.memory = MemoryBank(num_images, dims, seed=config.seed, momentum=momentum, init=drawn)
+        self.memory = MemoryBank(self.num_rows, dims, seed=config.seed, momentum=momentum, init=drawn)
         self.statistics = OutputStatistics(dims, "own_similarity")
         self.steps = 0
 
     def before_epoch(self, epoch: int, embed: Embed) -> None:
         """Begin to count anew; the bank stays, but that it begins as the outputs of the first network if so asked."""
         if epoch == 0 and self.config.memory_init == "outputs":
-            self.memory.fill(all_gather_rows(self.outputs(embed())))
+            self.memory.fill(all_gather_rows(self.outputs(embed(self.chosen))))
         self.statistics.reset()
 
     def targets(self, index: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -60,9 +60,9 @@ class InstanceDiscrimination(Method):
         if config.objective == "nce" and (
             config.normaliser == "ema" or (config.normaliser == "first" and not self.steps)
         ):
-            own, others = self.similarities(z, index)
+            own, others = self.similarities(z, self.row_of(index))
             self.memory.observe_normaliser(own, others, config.temperature, config.normaliser)
-        return index
+        return self.row_of(index)
 
     def loss(self, z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The objective of outputs [B, D] against the whole bank, of which rows `target` [B] are their own."""
@@ -82,29 +82,29 @@ class InstanceDiscrimination(Method):
         constant = self.memory.normaliser
         if config.normaliser == "exact":
             constant = self.memory.exact_normaliser(z.detach(), config.temperature)
-        return losses.nce(own, others, num_images=self.num_images, temperature=config.temperature, normaliser=constant)
+        return losses.nce(own, others, num_images=self.num_rows, temperature=config.temperature, normaliser=constant)
 
-    def similarities(self, z: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inner products of outputs with their own rows, [B], and with this step's negatives, [B, m]."""
-        own = losses.similarities(z, self.memory.rows(index)[:, None])[:, 0]
+    def similarities(self, z: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inner products of outputs with their own rows `target` [B], [B], and with this step's negatives, [B, m]."""
+        own = losses.similarities(z, self.memory.rows(target)[:, None])[:, 0]
         return own, losses.similarities(z, self.memory.rows(self.negatives(len(z))))
 
     def negatives(self, batch: int) -> torch.Tensor:
-        """Images of this step's negatives: [B, m], drawn for every image of its own; for `sampled` [m], shared.
+        """Rows of this step's negatives: [B, m], drawn for every image of its own; for `sampled` [m], shared.
 
         They depend on the step and the place in the global batch, not on the number of ranks.
         """
         random = generator(self.seed, "negatives", self.steps, device=self.memory.bank.device)
         if self.config.objective == "sampled":
-            return negatives(self.num_images, (self.config.num_negatives,), random)
-        drawn = negatives(self.num_images, (batch * world_size(), self.config.num_negatives), random)
+            return negatives(self.num_rows, (self.config.num_negatives,), random)
+        drawn = negatives(self.num_rows, (batch * world_size(), self.config.num_negatives), random)
         return drawn[rank() * batch : (rank() + 1) * batch]
 
     def after_step(self, index: torch.Tensor, z: torch.Tensor) -> None:
         """Rewrite the rows of all images of the global batch, on every rank alike."""
-        z = z.float()
-        self.statistics.add(z, (z * self.memory.rows(index)).sum(dim=1))
-        self.memory.update(all_gather_rows(index), all_gather_rows(z))
+        z, own = z.float(), self.row_of(index)
+        self.statistics.add(z, (z * self.memory.rows(own)).sum(dim=1))
+        self.memory.update(all_gather_rows(own), all_gather_rows(z))
         self.steps += 1
 
     def summary(self) -> dict[str, float]:
@@ -118,7 +118,7 @@ class InstanceDiscrimination(Method):
         if chance is not None:
             result["chance_loss"] = chance
         if self.config.objective == "nce" and self.config.normaliser != "exact":
-            result["normaliser"] = float(self.memory.normaliser) / self.num_images
+            result["normaliser"] = float(self.memory.normaliser) / self.num_rows
         return result
 
     def chance_loss(self) -> float | None:
@@ -129,16 +129,22 @@ class InstanceDiscrimination(Method):
         """
         seen = self.steps * self.config.batch_size * world_size()
         exact = self.config.objective != "nce" or self.config.normaliser == "exact"
-        if self.config.memory == "proximal" or not exact or seen < FIRST_VISITS * self.num_images:
+        if self.config.memory == "proximal" or not exact or seen < FIRST_VISITS * self.num_rows:
             return None
         m = self.config.num_negatives
         if self.config.objective == "softmax":
-            return math.log(self.num_images)
+            return math.log(self.num_rows)
         return math.log1p(m) + (m * math.log1p(1 / m) if self.config.objective == "nce" else 0.0)
 
     def spaces(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The bank as it is (stale, of augmented views: what the released code scores), and the outputs made anew."""
-        return {"bank": self.memory.bank.cpu(), "output": self.outputs(features)}
+        """The bank as it is (stale, of augmented views: what the released code scores), and the outputs made anew.
+
+        In the bank an image outside the subset has a row of zeros, which is like nothing.
+        """
+        bank = self.memory.bank.cpu()
+        if self.chosen is not None:
+            bank = bank.new_zeros(self.num_images, bank.shape[1]).index_copy_(0, self.chosen.cpu(), bank)
+        return {"bank": bank, "output": self.outputs(features)}
 
     def table_bytes(self) -> int:
         """The bank, and the rows that a step gathers for its negatives, once more for their gradient's sake."""

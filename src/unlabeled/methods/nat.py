@@ -7,8 +7,9 @@ network cannot give all images the same output, because no two have the same cod
     scores S = z codes[rows of the batch]^T,   trade = the permutation with the largest sum of S[i, trade(i)]
     row of the batch <- row of the batch [trade],   loss = sum over the batch of |z - codes[row]|^2      (equations 2, 5)
 
-Shapes: N images, B batch, D output dims, K different codes, S = max(N, K) places. A place is what only one image can
-hold; with fewer codes than images several places have the same code: place p has code p mod K.
+Shapes: N images (those of the subset, where there is one), B batch, D output dims, K different codes, S = max(N, K) places.
+A place is what only one image can hold; with fewer codes than images several places have the same code: place p has code
+p mod K.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from unlabeled.methods.base import Embed, Method
 from unlabeled.methods.statistics import OutputStatistics
 from unlabeled.models import Backbone
 from unlabeled.models.heads import l2_head
+from unlabeled.progress import counted
 from unlabeled.randomness import generator
 
 RESIDENT_BYTES = 2**32
@@ -45,15 +47,15 @@ class NoiseAsTargets(Method):
 
     def __init__(self, backbone: Backbone, num_images: int, config: Config) -> None:
         """Raises ConfigError where codes and images do not go together."""
-        super().__init__(backbone, num_images, config.seed)
+        super().__init__(backbone, num_images, config.seed, config.subset)
         self.config = config
-        self.num_codes = config.num_codes or num_images
-        self.places = max(self.num_codes, num_images)
+        self.num_codes = config.num_codes or self.num_rows
+        self.places = max(self.num_codes, self.num_rows)
         self._check_sizes()
         self.dims = self.num_codes if config.targets == "onehot" else config.embedding_dims
         self.head = l2_head(backbone, self.dims, generator=generator(config.seed, "head"))
         order = torch.randperm(self.places, generator=generator(config.seed, "code index"))
-        self.register_buffer("code_index", order[:num_images].clone())
+        self.register_buffer("code_index", order[: self.num_rows].clone())
         self.register_buffer("codes_digest", torch.zeros((), dtype=torch.int64))
         self.register_buffer("moved", torch.zeros((), dtype=torch.int64))
         self.statistics = OutputStatistics(self.dims, "mean_distance")
@@ -90,21 +92,21 @@ class NoiseAsTargets(Method):
     def before_epoch(self, epoch: int, embed: Embed) -> None:
         """Note the epoch; with `assignment = full` match all images at once, from their central views."""
         full = self.config.assignment == "full" and self.config.permute_every and not epoch % self.config.permute_every
-        z = all_gather_rows(self.outputs(embed())) if full else None
+        z = all_gather_rows(self.outputs(embed(self.chosen))) if full else None
         self.epoch = epoch
         self.moved.zero_()
         self.statistics.reset()
         if z is not None:
-            images = torch.arange(self.num_images, device=self.code_index.device)
+            rows = torch.arange(self.num_rows, device=self.code_index.device)
             places = torch.arange(self.places, device=self.code_index.device)
             chosen = assign_full(-self.scores(z.to(places.device), places))
-            self._rewrite(images, broadcast(places[chosen]))
+            self._rewrite(rows, broadcast(places[chosen]))
 
     def targets(self, index: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Places [B] of these images, after the batch has traded them if this is an epoch that does."""
         if self.permutes and self.config.assignment != "full":
-            self._trade(index, z)
-        return self.code_index[index]
+            self._trade(self.row_of(index), z)
+        return self.code_index[self.row_of(index)]
 
     def loss(self, z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Squared distance of outputs [B, D] to the codes of their places [B], summed over the batches of all ranks."""
@@ -117,7 +119,7 @@ class NoiseAsTargets(Method):
 
     def after_step(self, index: torch.Tensor, z: torch.Tensor) -> None:
         """Count; the table was rewritten before the loss."""
-        own = self.code_index[index]
+        own = self.code_index[self.row_of(index)]
         cosine = z.gather(1, own[:, None] % self.num_codes)[:, 0] if self._onehot else (z * self.rows(own)).sum(dim=1)
         self.statistics.add(z, 2 - 2 * cosine)
 
@@ -126,7 +128,7 @@ class NoiseAsTargets(Method):
 
         With `assignment = free` also the share of images that hold the commonest code.
         """
-        result = {"moved_share": float(self.moved) / self.num_images, **self.statistics.summary()}
+        result = {"moved_share": float(self.moved) / self.num_rows, **self.statistics.summary()}
         if self.config.assignment == "free":
             ids = self.code_index % self.num_codes
             result["code_share"] = health.cluster_statistics(ids, self.num_codes)["largest_share"]
@@ -167,17 +169,17 @@ class NoiseAsTargets(Method):
         """Inner products [B, P] of outputs [B, D] with the codes of places [P]."""
         return z[:, place % self.num_codes] if self._onehot else z @ self.rows(place).T
 
-    def _trade(self, index: torch.Tensor, z: torch.Tensor) -> None:
+    def _trade(self, rows: torch.Tensor, z: torch.Tensor) -> None:
         if self.config.assignment == "free":
-            everything = torch.arange(self.num_codes, device=index.device)
-            images, places = all_gather_rows(index), all_gather_rows(assign_free(self.scores(z, everything)))
+            everything = torch.arange(self.num_codes, device=rows.device)
+            images, places = all_gather_rows(rows), all_gather_rows(assign_free(self.scores(z, everything)))
         elif self.config.match == "global":
-            images, outputs = all_gather_rows(index), all_gather_rows(z)
+            images, outputs = all_gather_rows(rows), all_gather_rows(z)
             held = self.code_index[images]
             places = broadcast(held[assign_batch(self.scores(outputs, held))])
         else:
-            held = self.code_index[index]
-            images, places = all_gather_rows(index), all_gather_rows(held[assign_batch(self.scores(z, held))])
+            held = self.code_index[rows]
+            images, places = all_gather_rows(rows), all_gather_rows(held[assign_batch(self.scores(z, held))])
         self._rewrite(images, places)
 
     def _rewrite(self, images: torch.Tensor, places: torch.Tensor) -> None:
@@ -191,7 +193,7 @@ class NoiseAsTargets(Method):
         self.code_index[images] = places
 
     def _check_sizes(self) -> None:
-        config, count = self.config, self.num_images
+        config, count = self.config, self.num_rows
         if self.num_codes > count and config.assignment == "permutation":
             raise ConfigError(
                 f"num_codes ({self.num_codes:,}) must be at most the number of images ({count:,}), because a batch can only "

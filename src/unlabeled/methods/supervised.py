@@ -19,9 +19,10 @@ from unlabeled import losses, metrics
 from unlabeled.config import Config
 from unlabeled.distributed import world_size
 from unlabeled.errors import DataError
-from unlabeled.methods.base import Embed, Method
+from unlabeled.methods.base import Embed, Method, fixed_subset
+from unlabeled.methods.restricted import answers, restrict, restricted_loss
 from unlabeled.methods.statistics import OutputStatistics
-from unlabeled.models import Backbone
+from unlabeled.models import Backbone, LinearHead
 from unlabeled.models.heads import l2_head, linear_head
 from unlabeled.randomness import generator
 
@@ -33,14 +34,15 @@ class Supervised(Method):
 
     def __init__(self, backbone: Backbone, labels: torch.Tensor, config: Config) -> None:
         """Raises DataError where there are fewer than two classes."""
-        super().__init__(backbone, len(labels), config.seed)
+        super().__init__(backbone, len(labels), config.seed, config.subset)
         self.config = config
         self.register_buffer("labels", labels.clone())
         self.num_classes = int(labels.max()) + 1
-        if len(labels[labels >= 0].unique()) < 2:
+        known = len(labels[self.trained_on].unique())
+        if known < 2:
             raise DataError(
-                f"method = supervised needs at least 2 classes, the {len(labels):,} images have "
-                f"{len(labels[labels >= 0].unique())}; check `--labels`."
+                f"method = supervised needs at least 2 classes, the {self.num_rows:,} images have {known}; check `--labels`"
+                f"{' and --subset' if config.subset else ''}."
             )
         self.head = self.make_head(generator(config.seed, "head"))
         self.statistics = OutputStatistics(self.spread_dims(), "top1")
@@ -50,9 +52,22 @@ class Supervised(Method):
         make = l2_head if self.config.supervised_loss == "square" else linear_head
         return make(self.backbone, self.num_classes, generator=random)
 
+    @property
+    def trained_on(self) -> torch.Tensor:
+        """int64, on the CPU: the images that have a label, of the subset where there is one."""
+        labels = self.labels.cpu()
+        index = torch.arange(self.num_images) if self.chosen is None else self.chosen.cpu()
+        return index[labels[index] >= 0]
+
+    @property
+    def restricts(self) -> bool:
+        """Whether the loss looks at some of the classes only."""
+        size = 0 if self.config.supervised_loss == "square" else self.config.loss_subset
+        return isinstance(self.head, LinearHead) and 0 < size < self.num_classes
+
     def spread_dims(self) -> int:
-        """Dims of the outputs whose spread is worth measuring."""
-        return self.num_classes
+        """Dims of the outputs whose spread is worth measuring: none where each step computes others."""
+        return 0 if self.restricts else self.num_classes
 
     def before_epoch(self, epoch: int, embed: Embed) -> None:
         """Begin to count anew."""
@@ -61,19 +76,29 @@ class Supervised(Method):
     @property
     def images_per_epoch(self) -> int:
         """As many as have a label."""
-        return int((self.labels >= 0).sum())
+        return len(self.trained_on)
 
     def draw(self, epoch: int) -> torch.Tensor:
         """Every labelled image once."""
-        labelled = (self.labels >= 0).nonzero()[:, 0].cpu()
+        labelled = self.trained_on
         return labelled[torch.randperm(len(labelled), generator=generator(self.seed, "draw", epoch))]
+
+    def before_step(self, index: torch.Tensor) -> None:
+        """With `loss_subset`, choose the classes of this step: those of the batch and random others (thesis, section 4.7)."""
+        if self.restricts:
+            restrict(self._top, self.labels[index], self.config.loss_subset, index, self.seed)
 
     def targets(self, index: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Labels [B] of these images."""
         return self.labels[index]
 
     def loss(self, z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of logits [B, K], or the square loss of unit outputs, summed over the batches of all ranks."""
+        """Cross-entropy of logits [B, K] (with `loss_subset` of some of them), or the square loss of unit outputs.
+
+        The square loss is summed over the batches of all ranks.
+        """
+        if self.restricts and self._top.classes is not None:
+            return restricted_loss(self._top, z, target)
         if self.config.supervised_loss == "softmax":
             return losses.cross_entropy(z, target)
         total = losses.square_loss_to_basis(z, target)
@@ -81,24 +106,33 @@ class Supervised(Method):
         return total * world_size() if self.config.loss_reduction == "sum" else total / len(z)
 
     def after_step(self, index: torch.Tensor, z: torch.Tensor) -> None:
-        """Count right answers; the table stays."""
-        self.statistics.add(z.float(), z.argmax(dim=1) == self.labels[index])
+        """Count right answers, with `loss_subset` among the classes of the step; the table stays."""
+        found = answers(self._top, z) if self.restricts else z.argmax(dim=1)
+        self.statistics.add(z.float(), found == self.labels[index])
 
     def summary(self) -> dict[str, float]:
         """Accuracy on training views, spread of outputs, and the loss of one who knows only how common classes are."""
         result = self.statistics.summary()
         if self.config.supervised_loss == "softmax":
-            result["chance_loss"] = self.chance_loss()
+            chance = self.chance_loss()
+            result["chance_loss"] = min(chance, math.log(self.config.loss_subset)) if self.restricts else chance
         return result
 
     def chance_loss(self) -> float:
         """Entropy of the classes."""
-        return metrics.entropy(torch.bincount(self.labels[self.labels >= 0].cpu()))
+        return metrics.entropy(torch.bincount(self.labels.cpu()[self.trained_on]))
+
+    @property
+    def _top(self) -> LinearHead:
+        assert isinstance(self.head, LinearHead)
+        return self.head
 
     @staticmethod
     def facts(config: Config) -> dict[str, str]:
         """Which loss."""
-        return {"targets": "the true labels", "loss": config.supervised_loss}
+        some = f" over {config.loss_subset:,} classes a step" if config.loss_subset else ""
+        loss = config.supervised_loss + (some if config.supervised_loss == "softmax" else "")
+        return {"targets": "the true labels", "loss": loss}
 
 
 class ParametricInstance(Supervised):
@@ -108,7 +142,12 @@ class ParametricInstance(Supervised):
     """
 
     def __init__(self, backbone: Backbone, num_images: int, config: Config) -> None:
-        super().__init__(backbone, torch.arange(num_images), config.replace(supervised_loss="softmax"))
+        labels = torch.arange(num_images)
+        chosen = fixed_subset(num_images, config.subset, config.seed)
+        if chosen is not None:
+            # A class for each image of the subset; the others have none.
+            labels = torch.full((num_images,), -1).index_copy_(0, chosen, labels[: len(chosen)])
+        super().__init__(backbone, labels, config.replace(supervised_loss="softmax", loss_subset=0))
 
     def make_head(self, random: torch.Generator) -> nn.Module:
         """Output of `embedding_dims`, then one weight vector for each image."""
@@ -123,7 +162,7 @@ class ParametricInstance(Supervised):
 
     def chance_loss(self) -> float:
         """All images alike."""
-        return math.log(self.num_images)
+        return math.log(self.num_rows)
 
     @staticmethod
     def facts(config: Config) -> dict[str, str]:

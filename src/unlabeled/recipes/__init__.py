@@ -82,4 +82,7 @@ def configure(name: str, facts: DataFacts, changes: dict[str, Any]) -> Config:
         scale = size / config.image_size
         for field in ("resize", "store_size"):
             changes.setdefault(field, round(getattr(config, field) * scale))
+    if changes.get("subset") and changes.get("method", config.method) != "deepcluster":
+        # The only subset there is where nothing is clustered; another one that was named is refused.
+        changes.setdefault("subset_mode", "same")
     return config.replace(**changes) if changes else config
