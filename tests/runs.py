@@ -43,12 +43,14 @@ def final_tensors(run: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(run: Path, other: Path) -> None:
-    """Weights, tables, clusters and journal are equal bit for bit; only times may differ."""
+    """Weights, tables, clusters of every epoch and journal are equal bit for bit; only times may differ."""
     ours, theirs = final_tensors(run), final_tensors(other)
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
     assert (run / "clusters.csv").read_text() == (other / "clusters.csv").read_text()
+    kept = [{path.name: path.read_bytes() for path in (p / "assignments").glob("*")} for p in (run, other)]
+    assert kept[0] == kept[1]
     timings = ("seconds", "images_per_second")
     journals = [
         [{k: v for k, v in r.items() if k not in timings} for r in read(p / "metrics.jsonl")] for p in (run, other)

@@ -18,7 +18,10 @@ LAYERS = (
     ("device", "progress"),
     ("signals",),
     ("data", "models", "cluster", "metrics"),
-    ("features", "memory", "bank_softmax", "losses", "optim", "checkpoint", "journal", "health", "runfolder"),
+    (
+        *("features", "memory", "bank_softmax", "losses", "optim", "checkpoint", "assignments", "journal", "health"),
+        "runfolder",
+    ),
     ("methods",),
     ("training", "plan", "catalogue", "images", "evaluation", "visualize", "weights"),
     (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from unlabeled import checkpoint, progress
+from unlabeled import assignments, checkpoint, progress
 from unlabeled.catalogue import Catalogue
 from unlabeled.clustered import Clustered, clustered, locations_of, require_empty, sort_into_folders, write_clusters
 from unlabeled.config import Config, Precision
@@ -157,6 +157,22 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """The journal: one record an epoch."""
         return read_journal(self.folder.journal)
+
+    @property
+    def clustered_epochs(self) -> list[int]:
+        """Epochs, from 1, that began with a clustering which was kept; see `assignments`."""
+        return assignments.epochs(self.folder.assignments)
+
+    def assignments(self, epoch: int | None = None) -> torch.Tensor:
+        """The pseudo-labels of the training images while `epoch` was trained, from 1; of the last epoch where not given.
+
+        int64 [N] in the order of `names`, -1 = in no cluster. Numbers of one clustering mean nothing in another. The
+        clusters of the finished run, `cluster`, are others: they come from one last k-means on the final features.
+
+        Raises:
+            RunError: none were kept up to that epoch: the method makes none.
+        """
+        return assignments.read(self.folder.assignments, max(self.config.epochs, 1) if epoch is None else epoch)
 
     @property
     def scores(self) -> dict[str, dict[str, Any]]:

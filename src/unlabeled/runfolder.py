@@ -118,6 +118,11 @@ class RunFolder:
         return self.path / "snapshots"
 
     @property
+    def assignments(self) -> Path:
+        """The clusters of every epoch that made some, see `unlabeled.assignments`."""
+        return self.path / "assignments"
+
+    @property
     def features(self) -> Path:
         """Features, clusters and calibration of the training images, written when training ends."""
         return self.path / "features.safetensors"
@@ -213,7 +218,7 @@ class RunFolder:
         try:
             for file in (*files, *tables, *self.path.glob("comparison.*")):
                 file.unlink(missing_ok=True)
-            for folder in (self.checkpoints, self.snapshots, self.evaluation, self.tensorboard):
+            for folder in (self.checkpoints, self.assignments, self.snapshots, self.evaluation, self.tensorboard):
                 if folder.exists():
                     shutil.rmtree(folder)
         except OSError as error:

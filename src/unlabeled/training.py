@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from unlabeled import checkpoint, health, progress
+from unlabeled import assignments, checkpoint, health, progress
 from unlabeled.config import Config
 from unlabeled.data.loading import Loader
 from unlabeled.device import autocast, resolve_precision
@@ -68,6 +68,7 @@ def train(
         for epoch in range(meter.epoch, config.epochs):
             if meter.step == 0:
                 method.before_epoch(epoch, features)
+                keep_assignment(method, epoch, config, run)
                 optimizer.adopt(method.head)
             network, order = wrap(method, config), method.draw(epoch)
             steps = len(order) // (config.batch_size * world_size())
@@ -91,6 +92,13 @@ def train(
             saver.save_if_due(meter, stop)
     saver.save(meter)
     return journal.records
+
+
+def keep_assignment(method: Method, epoch: int, config: Config, run: RunFolder) -> None:
+    """Write the clusters this epoch begins with, if it made some and they are among those kept."""
+    labels = method.assignment(epoch)
+    if labels is not None and is_main() and assignments.is_kept(config, method.num_images, epoch):
+        assignments.write(run.assignments, epoch, labels)
 
 
 def wrap(method: Method, config: Config) -> nn.Module:
