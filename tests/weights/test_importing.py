@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +138,40 @@ def test_the_command_line(file: Path, tmp_path: Path, trained: Trained, capsys: 
     box = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert stop.value.code == 2 and "is a web page, not weights" in box
     assert not (tmp_path / "other").exists()
+
+
+def test_real_images_through_every_verb(
+    file: Path, shared_data: Path, tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+):
+    """What a user does with a published file and a folder of photographs, line by line."""
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    with zipfile.ZipFile(shared_data / "tiny-imagenet-10" / "tiny-imagenet-10.zip") as archive:
+        for name in sorted(archive.namelist()):
+            if Path(name).suffix == ".JPEG" and "/val/" in name and name.endswith(("0.JPEG", "5.JPEG")):
+                target = photos / Path(name).parent.name / Path(name).name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(archive.read(name))
+    found = sorted(photos.rglob("*.JPEG"))
+    query = found[len(found) // 2]
+    lines = [
+        ["import", file, "--out", run, "--data", photos, "--image-size", 64, "--resize", 64, "--cache", trained.cache],
+        ["embed", run, photos, "--out", tmp_path / "f.npy"],
+        ["cluster", run, "--out", tmp_path / "c.csv"],
+        ["cluster", run, photos, "--out", tmp_path / "again.csv", "--to-folders", tmp_path / "clusters"],
+        ["search", run, query, "-k", 2],
+        ["report", run],
+        ["evaluate", "knn", run, "--json", tmp_path / "knn.json"],
+    ]
+    for line in lines:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(word) for word in line])
+        assert not stop.value.code, (line, capsys.readouterr().err)
+    assert np.load(tmp_path / "f.npy").shape == (len(found), 512) and len(found) >= 50
+    for name in ("c.csv", "again.csv"):
+        rows = (tmp_path / name).read_text().splitlines()[1:]
+        assert [photos / row.split(",")[0] for row in rows] == found
+    assert len([path for path in (tmp_path / "clusters").rglob("*") if path.is_file()]) == len(found)
+    assert f"1.000  {query.relative_to(photos)}" in capsys.readouterr().out
+    assert "<html" in (run / "report.html").read_text()[:200]
+    scores = json.loads((tmp_path / "knn.json").read_text())
+    assert 0 <= scores["knn"] <= 1 and scores["train_images"] + scores["test_images"] == len(found)
