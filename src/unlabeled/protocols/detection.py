@@ -31,6 +31,7 @@ from unlabeled.evaluation.voc_detection import Detecting, Pictures, VocDetection
 from unlabeled.images import default_cache
 from unlabeled.models import Backbone
 from unlabeled.protocols.request import Request
+from unlabeled.protocols.voc import notes_of, tell
 
 if TYPE_CHECKING:
     from unlabeled.run import Run
@@ -43,8 +44,6 @@ QUICK_PROPOSALS = 300
 """What `--quick` takes: settings, pictures of each split, proposals of a picture."""
 SPLITS = {"val": ("train", "val"), "test": ("trainval", "test")}
 """By the split that is scored: what is learnt from, and what is scored."""
-NOTED = 3
-"""Sentences about odd pictures that are shown."""
 
 
 def voc_detection(
@@ -65,8 +64,9 @@ def voc_detection(
     `split` "val" learns from train and scores on val instead, for choosing settings without a look at the test pictures.
 
     Keys: `map_11_point`, `map_area`, `untrained`, `untrained_area`, `proposal_recall` (share of the test pictures'
-    objects that a proposal overlaps by half; not with `faster`), `train_images`, `test_images`, `skipped`, and the tables
-    `per_class`, `untrained_per_class` (11-point) and `settings`.
+    objects that a proposal overlaps by half; not with `faster`), `train_images`, `test_images`, and the tables
+    `per_class`, `untrained_per_class` (11-point), `skipped`, pictures left out with the reason, `notes`, sentences about
+    objects left out, and `settings`.
 
     Raises:
         ConfigError: an option out of range, or a loss that is no longer a number.
@@ -100,7 +100,8 @@ def voc_detection(
         **({"proposal_recall": recall(tested)} if tested.regions is not None else {}),
         "train_images": len(learnt.images),
         "test_images": len(tested.images),
-        "skipped": sum(len(split.skipped) for split, _ in sets),
+        "skipped": {name: sentence for split, _ in sets for name, sentence in split.skipped},
+        "notes": notes_of([split for split, _ in sets]),
         "per_class": table(results["trained"].scores, classes),
         "untrained_per_class": table(results["untrained"].scores, classes),
         "settings": asdict(how) | {"dtype": str(how.dtype)},
@@ -168,8 +169,6 @@ def _opened(
 ) -> tuple[Opened, Opened]:
     learnt = read_voc(asked.data, names[0])
     tested = read_voc(asked.data, names[1], class_names=learnt.class_names)
-    sentences = [sentence for split in (learnt, tested) for _, sentence in split.skipped]
-    sentences += [sentence for split in (learnt, tested) for sentence in split.notes]
     opened: list[Opened] = []
     for split in (learnt, tested):
         images = _evenly(split.images, QUICK_IMAGES) if asked.quick else split.images
@@ -179,8 +178,7 @@ def _opened(
         regions, usable = _looked_through(run, split, images, asked, compute=how.detector == "fast" and given is None)
         for image, is_usable in zip(images, usable, strict=True):
             if not is_usable:
-                sentences.append(f"{image.path} cannot be decoded and is left out.")
-                split.skipped.append((image.name, sentences[-1]))
+                split.skipped.append((image.name, f"{image.path} cannot be decoded and is left out."))
         chosen = [i for i, is_usable in enumerate(usable) if is_usable]
         if not chosen:
             raise DataError(
@@ -189,10 +187,7 @@ def _opened(
         own = given or regions
         picked = [own[i][:limit] for i in chosen] if how.detector == "fast" else None
         opened.append((split, Pictures([images[i] for i in chosen], lambda image: read_pixels(run, image), picked)))
-    for sentence in sentences[:NOTED]:
-        progress.say(f"Note: {sentence}")
-    if len(sentences) > NOTED:
-        progress.say(f"Note: and {len(sentences) - NOTED:,} more like these.")
+    tell((learnt, tested))
     return opened[0], opened[1]
 
 

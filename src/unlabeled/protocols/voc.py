@@ -66,7 +66,7 @@ def voc_classification(
 
     Keys: `map` (the published definition: area in steps), `map_11_point`, `map_envelope`, `map_trapezoid`, `untrained`
     (as `map`), `chance` (mean share of pictures with a class), `steps`, `train_images`, `test_images`; tables `per_class`,
-    `untrained_per_class`, and `skipped`, pictures left out with the reason.
+    `untrained_per_class`, `skipped`, pictures left out with the reason, and `notes`, sentences about objects left out.
     """
     _known("train", train, get_args(Trained))
     _known("crops", crops, get_args(Crops))
@@ -108,6 +108,7 @@ def voc_classification(
         "per_class": _by_class(names, trained["step"]),
         "untrained_per_class": _by_class(names, untrained["step"]),
         "skipped": dict(learned.skipped + store.skipped + scored.skipped + test.skipped),
+        "notes": notes_of((learned, scored)),
     }
 
 
@@ -125,8 +126,8 @@ def voc_segmentation(
     """Mean intersection over union of segmentation (see `evaluation.voc_segmentation`), trained and untrained network.
 
     Keys: `mean_iou`, `pixel_accuracy`, `mean_accuracy`, `weighted_iou`, `untrained` (as `mean_iou`), `steps`,
-    `train_images`, `test_images`; tables `per_class`, `untrained_per_class`, and `skipped`, pictures left out with the
-    reason.
+    `train_images`, `test_images`; tables `per_class`, `untrained_per_class`, `skipped`, pictures left out with the reason,
+    and `notes`, sentences about objects left out.
     """
     _known("train", train, get_args(Trained))
     _known("norm_statistics", norm_statistics, get_args(NormStatistics))
@@ -166,6 +167,7 @@ def voc_segmentation(
         "per_class": _by_class(names, found.iou),
         "untrained_per_class": _by_class(names, before.iou),
         "skipped": dict(learned.skipped + scored.skipped),
+        "notes": notes_of((learned, scored)),
     }
 
 
@@ -177,13 +179,24 @@ def _splits(asked: Request, split: str, task: Task, most: Sequence[int | None]) 
     first, second = SPLITS[split]
     learned = read_voc(asked.data, first, task=task, decode_all=task == "Segmentation")
     scored = read_voc(asked.data, second, task=task, class_names=learned.class_names, decode_all=task == "Segmentation")
-    told = [sentence for part in (learned, scored) for _, sentence in part.skipped]
-    told += [note for part in (learned, scored) for note in part.notes]
+    tell((learned, scored))
+    return _thinned(learned, most[0]), _thinned(scored, most[1])
+
+
+def tell(splits: Sequence[VocSplit]) -> None:
+    """Say what was odd in some splits: the first sentences, and where the others are."""
+    told = [sentence for split in splits for _, sentence in split.skipped]
+    told += [note for split in splits for note in split.notes]
     for sentence in told[:SHOWN]:
         progress.say(f"Note: {sentence}")
     if len(told) > SHOWN:
-        progress.say(f"Note: and {len(told) - SHOWN:,} more; pictures left out are listed in the JSON.")
-    return _thinned(learned, most[0]), _thinned(scored, most[1])
+        progress.say(f"Note: and {len(told) - SHOWN:,} more, all listed under skipped and notes in --json FILE.")
+
+
+def notes_of(splits: Sequence[VocSplit]) -> dict[str, str]:
+    """Sentences about objects that were clipped or left out, by number."""
+    notes = [note for split in splits for note in split.notes]
+    return {str(number): note for number, note in enumerate(notes, start=1)}
 
 
 def _thinned(split: VocSplit, most: int | None) -> VocSplit:
