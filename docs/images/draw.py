@@ -1,4 +1,4 @@
-"""The drawings of the documentation: one path of the data, four target tables.
+"""The drawings of the documentation: one path of the data, five target tables.
 
 `python docs/images/draw.py` writes the SVG files beside it.
 """
@@ -45,6 +45,15 @@ TABLES = (
         "cross-entropy",
         "all rows, before an epoch",
         "clusters of the features of all images",
+        "network",
+    ),
+    Table(
+        "table-pic",
+        "DeepCluster with PIC: a row is the summit its image flows to",
+        ("summit 3", "summit 2", "alone → 2", "summit 3"),
+        "cross-entropy, K = summits",
+        "all rows, before an epoch",
+        "uphill along the 5-neighbour graph",
         "network",
     ),
     Table(
