@@ -11,8 +11,9 @@ import unlabeled
 from pictures import Trained
 from unlabeled import overview as looked
 from unlabeled.errors import RunError
-from unlabeled.overview import neighbors, overview, positions
+from unlabeled.overview import kept_statistics, neighbors, overview, positions
 from unlabeled.summary import most_alike, stability
+from unlabeled.visualize.facts import Colouring
 
 
 def test_a_run_seen_as_a_whole(trained: Trained) -> None:
@@ -72,6 +73,20 @@ def test_the_map_is_kept_for_the_features_it_was_made_of(tmp_path: Path, monkeyp
     kept.write_bytes(b"no tensors")
     assert (positions(kept, rows, 3) == 0).all()
     assert calls == [0, 3]
+
+    # Statistics are kept beside the places, and do not make them anew.
+    statistics = [Colouring("size", np.arange(30.0), (), ("smaller", "larger"), "pixels"),
+                  Colouring("folder", np.arange(30.0) % 2, ("a", "b"))]  # fmt: skip
+    assert (positions(kept, rows, 3, statistics) == 0).all()
+    assert calls == [0, 3]
+    back = kept_statistics(kept)
+    assert [(one.name, one.categories, one.ends, one.scale) for one in back] == [
+        ("size", (), ("smaller", "larger"), "pixels"),
+        ("folder", ("a", "b"), ("", ""), "plain"),
+    ]
+    assert all(np.array_equal(a.values, b.values) for a, b in zip(back, statistics, strict=True))
+    kept.write_bytes(b"no tensors")
+    assert kept_statistics(kept) == []
 
     def refused(path: Path) -> Path:
         raise RunError("no room")

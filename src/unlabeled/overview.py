@@ -6,6 +6,8 @@ Shapes: N images of the run, n of them shown (all, up to `MOST_IMAGES`).
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,17 +112,18 @@ def overview(run: Run, store: ImageStore) -> Overview:
             update(place + 1, "")
     similarity, index = neighbors(unit)
     clusters = catalogue.clusters[torch.from_numpy(rows)].numpy()
+    shown = [_colouring(one) for one in statistics if _is_shown(one)]
     atlas = Atlas(
         thumbnails=thumbnails,
         names=[store.names[i] for i in rows],
-        positions=positions(run.folder.projection, unit, run.config.seed),
+        positions=positions(run.folder.projection, unit, run.config.seed, shown),
         clusters=clusters,
         distances=catalogue.distances[torch.from_numpy(rows)].numpy(),
         neighbours=index,
         similarities=similarity,
         repeated=repeats(thumbnails, index, digests),
         tree=catalogue.tree,
-        colourings=[*_labels(run, store, source, rows), *map(_colouring, filter(_is_shown, statistics))],
+        colourings=[*_labels(run, store, source, rows), *shown],
         total=len(store),
     )
     place = np.full(len(store), -1, np.int64)
@@ -139,20 +142,59 @@ def neighbors(unit: torch.Tensor, k: int = NEIGHBORS) -> tuple[NDArray[np.float3
     return found.similarity[~is_self].view(shape).numpy(), found.index[~is_self].view(shape).numpy()
 
 
-def positions(kept: Path, unit: torch.Tensor, seed: int) -> NDArray[np.float32]:
-    """Places [n, 2] of unit rows [n, D] on the map: those in the file `kept`, if it was made of the same rows."""
-    rows = unit.contiguous().numpy()
-    digest = hashlib.blake2b(f"{seed} {rows.shape}".encode() + rows.tobytes(), digest_size=16).hexdigest()
-    with suppress(OSError, SafetensorError), safe_open(kept, framework="pt") as file:
-        if (file.metadata() or {}).get("features") == digest:
-            return file.get_tensor("positions").numpy()
-    with progress.bar("map", 1) as update:
-        found = project(rows, seed)
-        update(1, "")
+def positions(kept: Path, unit: torch.Tensor, seed: int, statistics: Sequence[Colouring] = ()) -> NDArray[np.float32]:
+    """Places [n, 2] of unit rows [n, D] on the map: those in the file `kept`, if it was made of the same rows.
+
+    The statistics are kept beside them: the explorer colours by them without reading every image.
+    """
+    words = json.dumps([[one.name, list(one.categories), list(one.ends), one.scale] for one in statistics])
+    found = kept_positions(kept, unit, seed)
+    if found is not None and _metadata(kept).get("statistics", "[]") == words:
+        return found
+    if found is None:
+        with progress.bar("map", 1) as update:
+            found = project(unit.contiguous().numpy(), seed)
+            update(1, "")
+    tensors = {f"statistic {i}": torch.from_numpy(one.values).float() for i, one in enumerate(statistics)}
     # A run that cannot be written gets its report all the same.
     with suppress(RunError), replacing(kept) as partial:
-        save_file({"positions": torch.from_numpy(found)}, partial, {"features": digest})
+        metadata = {"features": _digest(unit, seed), "statistics": words}
+        save_file(tensors | {"positions": torch.from_numpy(found)}, partial, metadata)
     return found
+
+
+def kept_positions(kept: Path, unit: torch.Tensor, seed: int) -> NDArray[np.float32] | None:
+    """The places [n, 2] in the file `kept`, if it was made of these unit rows [n, D] with this seed."""
+    with suppress(OSError, SafetensorError):
+        if _metadata(kept).get("features") == _digest(unit, seed):
+            with safe_open(kept, framework="pt") as file:
+                return file.get_tensor("positions").numpy()
+    return None
+
+
+def kept_statistics(kept: Path) -> list[Colouring]:
+    """The statistics in the file `kept`, of the images whose places are in it; none where it has none."""
+    with suppress(OSError, SafetensorError, ValueError, TypeError):
+        words = json.loads(_metadata(kept).get("statistics", "[]"))
+        with safe_open(kept, framework="pt") as file:
+            return [
+                Colouring(
+                    name, file.get_tensor(f"statistic {i}").double().numpy(), tuple(categories), (low, high), scale
+                )
+                for i, (name, categories, (low, high), scale) in enumerate(words)
+            ]
+    return []
+
+
+def _metadata(kept: Path) -> dict[str, str]:
+    with suppress(OSError, SafetensorError), safe_open(kept, framework="pt") as file:
+        return file.metadata() or {}
+    return {}
+
+
+def _digest(unit: torch.Tensor, seed: int) -> str:
+    rows = unit.contiguous().numpy()
+    return hashlib.blake2b(f"{seed} {rows.shape}".encode() + rows.tobytes(), digest_size=16).hexdigest()
 
 
 def _source(run: Run) -> Source | None:

@@ -8,10 +8,12 @@ import socket
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 
 from explored import BROKEN, GONE, Explored
 from unlabeled.errors import ConfigError
+from unlabeled.explorer import answers
 from unlabeled.explorer.server import UPLOAD_BYTES, Server
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -76,8 +78,72 @@ def test_pages_and_answers(server: Server, explored: Explored):
     assert json.loads(content)["neighbours"][0]["name"] == "kind1/005.png"
 
 
+def packed(server: Server, target: str) -> bytes:
+    status, headers, content = ask(server, target)
+    assert (status, headers["Content-Type"]) == (200, "application/octet-stream"), content
+    return content
+
+
+def the_map(server: Server) -> dict[str, Any]:
+    while not (about := found(server, "/api/map"))["ready"]:
+        assert about["count"] == 120
+    return about
+
+
+def test_the_map_is_packed(server: Server, explored: Explored):
+    about = the_map(server)
+    assert (about["count"], about["arranged"], about["clusters"]) == (120, 120, 6)
+    places = np.frombuffer(packed(server, "/map/positions"), "<u2").reshape(-1, 2)
+    assert places.shape == (120, 2)
+    assert places.min(0).tolist() == [0, 0]
+    assert places.max(0).tolist() == [65535, 65535]
+    clusters = np.frombuffer(packed(server, "/map/clusters"), "<u2")
+    assert clusters.tolist() == explored.run.catalogue.clusters.tolist()
+    by_name = {one["name"]: (i, one) for i, one in enumerate(about["colourings"])}
+    i, folder = by_name["folder"]
+    assert folder["categories"] == ["kind0", "kind1", "kind2", "kind3"]
+    codes = np.frombuffer(packed(server, f"/map/{i}"), "<u2")
+    assert [folder["categories"][code] for code in codes] == [name[:5] for name in explored.run.names]
+    i, distance = by_name["distance from the centre"]
+    steps = np.frombuffer(packed(server, f"/map/{i}"), "u1")
+    assert len(steps) == 120
+    assert distance["ends"] == ["more typical", "less typical"]
+    assert steps.argmax() in explored.run.catalogue.distances.topk(5).indices
+    for wrong in ("/map/99", "/map/100"):
+        sentence(ask(server, wrong), 422)
+    for wrong in ("/map/", "/map/names", "/map/-1", "/map/positions/", "/map/1000"):
+        sentence(ask(server, wrong), 404)
+
+
+def test_names_of_chosen_images(server: Server, explored: Explored, monkeypatch: pytest.MonkeyPatch):
+    def names(body: bytes) -> Answer:
+        return ask(server, "/api/names", "POST", body, Content_Type="application/octet-stream")
+
+    rows = np.array([7, 3, 119], "<u4")
+    answer = json.loads(names(rows.tobytes())[2])
+    assert answer == {"total": 3, "names": [explored.run.names[i] for i in rows]}
+    assert json.loads(names(b"")[2])["names"] == []
+    assert "four bytes" in sentence(names(b"abc"), 422)
+    assert "0 to 119" in sentence(names(np.array([120], "<u4").tobytes()), 404)
+    monkeypatch.setattr(answers, "MOST_NAMES", 2)
+    assert json.loads(names(rows.tobytes())[2]) == {"total": 3, "names": answer["names"][:2]}
+    sentence(ask(server, "/api/names"), 405)
+    sentence(ask(server, "/api/names", "POST", b"x", Content_Type="text/plain"), 415)
+
+
 def test_every_answer_forbids_what_it_can(server: Server):
-    for target in ("/", "/explorer.js", "/report.css", "/thumbnail/7", "/api/run", "/no-such-page"):
+    for target in (
+        "/",
+        "/explorer.js",
+        "/map.js",
+        "/map.css",
+        "/report.css",
+        "/api/map",
+        "/map/positions",
+        "/thumbnail/7",
+        "/api/run",
+        "/no-such-page",
+    ):
         headers = ask(server, target)[1]
         policy = headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy

@@ -37,6 +37,29 @@ def test_neighbours_stay_neighbours_for_landmarks_and_for_the_others(
     assert not np.array_equal(project(rows, seed=1), places)
 
 
+def test_the_map_of_all_agrees_with_that_of_a_sample(rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.manifold import trustworthiness
+
+    monkeypatch.setattr(projection, "LANDMARKS", 100)
+    monkeypatch.setattr(projection, "ITERATIONS", 300)
+    sample = np.arange(0, 600, 4)
+    alone = project(rows[sample])
+    told: list[int] = []
+    everything = project(rows, sample=sample, update=told.append)
+    assert np.abs(everything[sample] - alone).max() < 1e-5
+    assert told == [600]
+    assert trustworthiness(rows, everything, n_neighbors=10) > 0.8
+
+    def refused(*_: object) -> None:
+        raise AssertionError
+
+    # Places that are known are not made again.
+    monkeypatch.setattr(projection, "_embedded", refused)
+    assert np.abs(project(rows, sample=sample, placed=alone) - everything).max() < 1e-5
+    with pytest.raises(DataError, match=r"150, \(3, 2\)"):
+        project(rows, sample=sample, placed=alone[:3])
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_images_lie_on_their_principal_components(count: int) -> None:
     rows = np.eye(count, 3, dtype=np.float32)

@@ -143,8 +143,10 @@ def test_ten_thousand_images_stay_under_ten_megabytes() -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_it_loads_without_a_word_and_fits(browser: Browser, file: Path, scheme: Any, width: int) -> None:
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)])
+def test_it_loads_without_a_word_and_fits(
+    browser: Browser, file: Path, facts: ReportFacts, scheme: Any, width: int
+) -> None:
     with browser.new_context(color_scheme=scheme, offline=True, viewport={"width": width, "height": 800}) as context:
         tab = context.new_page()
         complaints = listened(tab)
@@ -159,6 +161,34 @@ def test_it_loads_without_a_word_and_fits(browser: Browser, file: Path, scheme: 
             )
             > 8
         )
+        # The pointer over an image shows its name within the frame; the lasso chooses what it surrounds.
+        canvas = tab.locator("#canvas")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        assert box is not None
+        assert facts.atlas is not None
+        places = facts.atlas.positions
+        share = (places - places.min(0)) / (places.max(0) - places.min(0))
+        x, y = 24 + share[7] * (np.array([box["width"], box["height"]]) - 48)
+        tab.mouse.move(box["x"] + x, box["y"] + y)
+        card = tab.locator("#card", has_text=facts.atlas.names[7])
+        around = card.bounding_box()
+        assert around is not None
+        assert around["x"] >= box["x"] - 1
+        assert around["x"] + around["width"] <= box["x"] + box["width"] + 1
+        tab.get_by_role("button", name="Lasso").click()
+        tab.mouse.move(box["x"] + x - 3, box["y"] + y - 3)
+        tab.mouse.down()
+        for right, down in [(3, -3), (3, 3), (-3, 3)]:
+            tab.mouse.move(box["x"] + x + right, box["y"] + y + down)
+        tab.mouse.up()
+        assert facts.atlas.names[7] in tab.locator("#chosen-names").input_value().split("\n")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        # The names stand in the list below, so that the pictures need none.
+        assert (tab.locator(".chosen-thumbs li").first.bounding_box() or {})["height"] < 120
+        tab.get_by_role("button", name="Forget them").click()
+        canvas.press("c")
+        assert tab.locator("#chosen-title").inner_text() == f"{COUNT} images chosen"
         assert complaints == []
 
 

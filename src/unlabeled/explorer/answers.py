@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from unlabeled import __version__, health
@@ -18,6 +19,8 @@ from unlabeled.data.sources import Source
 from unlabeled.errors import DataError, UnlabeledError
 from unlabeled.explorer.order import ClusterOrder, MemberOrder, Order
 from unlabeled.explorer.pictures import Pictures
+from unlabeled.explorer.places import Places
+from unlabeled.progress import counted
 from unlabeled.visualize.report import printable
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ TYPICAL = 8
 """Members shown of a cluster in the list of all."""
 NEIGHBORS = 24
 ALIKE = 5
+MOST_NAMES = 50_000
+"""Names told at once; a person who wants more has clusters.csv."""
 
 
 class NotThere(DataError):
@@ -60,6 +65,7 @@ class Answers:
         self._unlike = self._catalogue.unlike
         self.order = Order(self._catalogue)
         self.pictures = Pictures(run.record, self._names)
+        self.places = Places(run, self.pictures)
         # Two searches at once would only take each other's cores.
         self._network = threading.Lock()
 
@@ -71,7 +77,7 @@ class Answers:
         run = self._run
         return {
             "title": printable(run.path.resolve().name),
-            "subtitle": f"{run.config.method} on {len(self):,} images from {printable(Path(run.record.data).name)}",
+            "subtitle": f"{run.config.method} on {counted(len(self), 'image')} from {printable(Path(run.record.data).name)}",
             "images": len(self),
             "clusters": int((self.order.sizes > 0).sum()),
             "unlike": int(self._unlike.sum()),
@@ -119,6 +125,16 @@ class Answers:
             number = int(needle)
             found = [number, *(i for i in found if i != number)]
         return {"total": len(found), "offset": offset, "images": self.images(found[offset : offset + limit])}
+
+    def names(self, packed: bytes) -> dict[str, Any]:
+        """Names of the images whose numbers are uint32, little-endian, in `packed`; of very many the first. Raises NotThere."""
+        if len(packed) % 4:
+            raise DataError(f"numbers of images have four bytes each, got {len(packed):,} bytes.")
+        rows = np.frombuffer(packed, "<u4")
+        if len(rows):
+            self.require(int(rows.max()))
+        names = [printable(self._names[i]) for i in rows[:MOST_NAMES].tolist()]
+        return {"total": len(rows), "names": names}
 
     def search(self, content: bytes, count: int = NEIGHBORS) -> dict[str, Any]:
         """The images most similar to an encoded one, and the cluster it would be in. Raises DataError."""

@@ -49,9 +49,10 @@ class Pictures:
 
     def __init__(self, record: DataRecord, names: list[str], kept_bytes: int = KEPT_BYTES) -> None:
         """Raises DataError where the images are no longer where the run was trained on them."""
-        self._source: Source = record.source()
-        place = {name: i for i, name in enumerate(self._source.names)}
-        self._place: NDArray[np.int64] = np.array([place.get(name, -1) for name in names], np.int64)
+        self.source: Source = record.source()
+        place = {name: i for i, name in enumerate(self.source.names)}
+        self.place: NDArray[np.int64] = np.array([place.get(name, -1) for name in names], np.int64)
+        """[N] position of each image in the source, -1 for one that is gone."""
         self._names, self._data = names, record.data
         low, high, clipped = (record.value_range[key] for key in ("low", "high", "share_clipped"))
         self._range = ValueRange(tuple(low), tuple(high), clipped)
@@ -84,12 +85,12 @@ class Pictures:
 
     def pixels(self, index: int, short_side: int = 0) -> NDArray[np.uint8]:
         """uint8 H×W×(1 or 3) of image `index`, not decoded finer than `short_side` needs; raises DataError."""
-        place = int(self._place[index])
+        place = int(self.place[index])
         name = printable(self._names[index])
         if place < 0:
             raise DataError(f"{name} is no longer in {self._data}, where it was when the run was trained.")
         try:
-            found = examine(self._source.read(place), name, short_side=short_side).pixels
+            found = examine(self.source.read(place), name, short_side=short_side).pixels
         except Undecodable as error:
             raise DataError(f"{name} cannot be shown: {error.reason}.") from error
         return shown_channels(found, self._range)

@@ -27,6 +27,7 @@ from unlabeled.errors import ConfigError, UnlabeledError
 from unlabeled.explorer.answers import Answers, NotThere
 from unlabeled.explorer.order import ClusterOrder, MemberOrder
 from unlabeled.explorer.pictures import Picture
+from unlabeled.visualize.page import environment
 
 ADDRESS: Final = "127.0.0.1"
 HOSTS: Final = frozenset({"127.0.0.1", "localhost"})
@@ -58,10 +59,15 @@ _FILES = {
     "/explorer.css": ("unlabeled.explorer", "pages/explorer.css", "text/css; charset=utf-8"),
     "/explorer.js": ("unlabeled.explorer", "pages/explorer.js", "text/javascript; charset=utf-8"),
     "/report.css": ("unlabeled.visualize", "templates/report.css", "text/css; charset=utf-8"),
+    "/map.css": ("unlabeled.visualize", "templates/map.css", "text/css; charset=utf-8"),
+    "/map.js": ("unlabeled.visualize", "templates/map.js", "text/javascript; charset=utf-8"),
 }
 _NUMBERED = re.compile(r"/(api/cluster|api/image|thumbnail|picture)/([0-9]{1,18})")
-_LISTS = ("/api/run", "/api/clusters", "/api/find")
+_PARTS = re.compile(r"/map/(positions|clusters|[0-9]{1,3})")
+_LISTS = ("/api/run", "/api/clusters", "/api/find", "/api/map")
 _SEARCH = "/api/search"
+_NAMES = "/api/names"
+_SENT = f"{_SEARCH} and {_NAMES}"
 
 
 class Refused(UnlabeledError):
@@ -84,6 +90,9 @@ class Server(ThreadingHTTPServer):
             path: Picture((resources.files(package) / name).read_bytes(), media_type)
             for path, (package, name, media_type) in _FILES.items()
         }
+        # The map is the same piece of HTML here and in the report.
+        page = environment().from_string(self.files["/"].content.decode()).render()
+        self.files["/"] = Picture(page.encode(), self.files["/"].media_type)
         if not 0 <= port <= 65535:
             raise ConfigError(f"--port must be between 0 and 65535, got {port}; 0 takes any that is free.")
         try:
@@ -118,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(self._get)
 
     def do_POST(self) -> None:
-        """The search with an image."""
+        """The search with an image, and the names of chosen ones."""
         self._answer(self._post)
 
     def version_string(self) -> str:
@@ -132,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
         """Called by the library for what is no HTTP, and for other methods."""
         self.close_connection = True
         if code == 501:
-            self._refuse(405, f"only GET, HEAD and, for {_SEARCH}, POST are answered here.")
+            self._refuse(405, f"only GET, HEAD and, for {_SENT}, POST are answered here.")
         else:
             self._refuse(code, f"this request cannot be understood (HTTP status {code}).")
 
@@ -170,11 +179,14 @@ class Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         if path in self.server.files:
             return self.server.files[path]
-        if path == _SEARCH:
-            raise Refused(405, f"{_SEARCH} wants POST, with an image file as the body.")
+        if path in (_SEARCH, _NAMES):
+            body = "an image file" if path == _SEARCH else "the numbers of images"
+            raise Refused(405, f"{path} wants POST, with {body} as the body.")
         answers = self.server.answers
         if path in _LISTS:
             return _as_json(self._list(path, _Query(query)))
+        if part := _PARTS.fullmatch(path):
+            return Picture(answers.places.packed(part[1]), "application/octet-stream")
         if not (match := _NUMBERED.fullmatch(path)):
             raise Refused(404, "there is no such page; the explorer begins at /.")
         kind, number = match[1], int(match[2])
@@ -191,20 +203,24 @@ class Handler(BaseHTTPRequestHandler):
         answers = self.server.answers
         if path == "/api/run":
             return answers.about()
+        if path == "/api/map":
+            return answers.places.state()
         if path == "/api/clusters":
             return answers.clusters(asked.one_of("order", get_args(ClusterOrder)), asked.offset, asked.limit)
         return answers.find(asked.text("text"), asked.offset, asked.limit)
 
     def _post(self) -> Picture:
-        if self.path != _SEARCH:
-            raise Refused(405 if self.path in (*self.server.files, *_LISTS) else 404, f"only {_SEARCH} takes POST.")
+        if self.path not in (_SEARCH, _NAMES):
+            raise Refused(405 if self.path in (*self.server.files, *_LISTS) else 404, f"only {_SENT} take POST.")
         kind = self.headers.get_content_type()
         # Neither kind can be sent by another site without asking first, and we never say yes.
         if kind != "application/octet-stream" and not kind.startswith("image/"):
             raise Refused(
-                415, f"a search wants an image file (Content-Type image/… or application/octet-stream), got {kind}."
+                415,
+                f"what is sent must be an image file (Content-Type image/… or application/octet-stream), got {kind}.",
             )
-        return _as_json(self.server.answers.search(self._body()))
+        answers = self.server.answers
+        return _as_json((answers.search if self.path == _SEARCH else answers.names)(self._body()))
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")

@@ -120,16 +120,21 @@ def _scaled(values: NDArray[Any]) -> NDArray[np.float64]:
     return (numbers - low) / np.maximum(high - low, 1e-12)
 
 
-def _colouring(one: Colouring) -> dict[str, Any]:
+def coded(one: Colouring) -> tuple[dict[str, Any], NDArray[np.uint8 | np.uint16]]:
+    """What the page says of a colouring, and its values [N]: two bytes for a category (65,535: none), else one of 256 steps."""
     values = np.asarray(one.values, np.float64)
     if one.categories:
-        # 65535: none.
-        codes = np.where(values < 0, 65_535, values)
-        return {"name": one.name, "categories": list(one.categories), "values": packed(codes, "<u2")}
+        codes = np.where(values < 0, 65_535, values).astype(np.uint16)
+        return {"name": one.name, "categories": list(one.categories)}, codes
     # Few extreme images must not take all the colours.
     low, high = np.percentile(values, [2, 98])
     if low == high:
         low, high = values.min(), values.max()
     steps = np.clip((values - low) / max(float(high - low), 1e-12), 0, 1) * 255
-    ends = {"low": float(low), "high": float(high), "scale": one.scale, "ends": list(one.ends)}
-    return {"name": one.name, "values": packed(steps.round(), "u1"), **ends}
+    words = {"name": one.name, "low": float(low), "high": float(high), "scale": one.scale, "ends": list(one.ends)}
+    return words, steps.round().astype(np.uint8)
+
+
+def _colouring(one: Colouring) -> dict[str, Any]:
+    words, values = coded(one)
+    return words | {"values": packed(values, "<u2" if one.categories else "u1")}

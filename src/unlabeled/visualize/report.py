@@ -40,7 +40,7 @@ MOST_THUMBNAILS = 2400
 FEWEST_PER_CLUSTER = 4
 MOST_SKIPPED = 200
 TILES_ACROSS = 24
-_SCRIPTS = ("report.js", "report_atlas.js", "report_map.js")
+_SCRIPTS = ("report.js", "map.js", "report_atlas.js")
 
 _UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"
@@ -76,7 +76,7 @@ def render(facts: ReportFacts) -> str:
     from markupsafe import Markup
 
     folder = resources.files("unlabeled.visualize") / "templates"
-    style = "".join((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report_map.css"))
+    style = "".join((folder / name).read_text(encoding="utf-8") for name in ("report.css", "map.css", "report_atlas.css"))
     wanted = _SCRIPTS if facts.atlas is not None else _SCRIPTS[:1]
     scripts = [(folder / name).read_text(encoding="utf-8") for name in wanted]
     clusters, pictures = _gallery(facts.clusters, _traits(facts.explanation))

@@ -129,6 +129,7 @@ async function cluster(number, by = "typical", offset = 0) {
 
 async function image(index) {
   const found = await ask(`/api/image/${index}`);
+  toRing.splice(0, Infinity, index, ...found.neighbours.map((one) => one.index));
   const large = picture("picture", index, found.name);
   large.addEventListener("error", () => ask(`/picture/${index}`).catch((error) => say(error.message)));
   return {
@@ -146,6 +147,7 @@ async function image(index) {
             ["Number", count(found.index)],
             ["Cluster", clusterLink(found.cluster)],
             ["From its centre", found.distance.toFixed(3)],
+            ["On the map", make("a", { href: `#map/${index}` }, "show where it lies")],
             ...(found.unlike ? [["Remark", "unlike the rest of the images"]] : []),
           ]),
           make("h2", {}, "Most like it"),
@@ -191,6 +193,116 @@ async function like() {
   };
 }
 
+// The map: made once, kept while other pages are shown -----------------------------------------------------------------
+const THUMBNAILS_KEPT = 2000;
+const ASKED_AT_ONCE = 6;
+let opened = null; // a promise of the map: {locate, ring}
+const toRing = []; // the image looked at last, and those most like it
+
+async function values(path, Kind) {
+  const response = await fetch(path);
+  if (!response.ok) throw new Error((await response.json()).error);
+  return new Kind(await response.arrayBuffer());
+}
+
+function thumbnails(redraw) {
+  const kept = new Map(); // by number, those drawn last at the end; null: it cannot be shown
+  let wanted = [], loading = 0, asking = 0;
+  const load = () => {
+    asking = 0;
+    while (wanted.length && loading < ASKED_AT_ONCE) {
+      const index = wanted.shift();
+      if (kept.has(index)) continue;
+      const found = Object.assign(new Image(), { decoding: "async" });
+      kept.set(index, found);
+      loading++;
+      const end = (isThere) => {
+        loading--;
+        if (!isThere) kept.set(index, null);
+        redraw();
+        load();
+      };
+      found.addEventListener("load", () => end(true));
+      found.addEventListener("error", () => end(false));
+      found.src = `/thumbnail/${index}`;
+    }
+    for (const [index, found] of kept) {
+      if (kept.size <= THUMBNAILS_KEPT) break;
+      if (!found || found.complete) kept.delete(index);
+    }
+    wanted = []; // what is still in sight is asked for again when it is drawn
+  };
+  return (index) => {
+    const found = kept.get(index);
+    if (found === undefined) {
+      wanted.push(index);
+      if (!asking) asking = requestAnimationFrame(load);
+      return null;
+    }
+    if (!found || !found.complete || !found.naturalWidth) return null;
+    kept.delete(index);
+    kept.set(index, found);
+    const side = Math.min(found.naturalWidth, found.naturalHeight);
+    return [found, (found.naturalWidth - side) / 2, (found.naturalHeight - side) / 2, side, side];
+  };
+}
+
+async function openMap(mine) {
+  let about = await ask("/api/map");
+  while (!about.ready) {
+    const bar = make("progress", { max: about.count, value: about.placed, "aria-label": "Images placed" });
+    if (!about.placed) bar.removeAttribute("value");
+    const words = about.placed ? `${count(about.placed)} of ${count(about.count)} images have their place.` : "First some of the images are arranged; that takes up to a minute.";
+    if (mine === turn) {
+      byId("title").textContent = "Map of all images";
+      byId("content").replaceChildren(make("div", { class: "making" }, make("p", {}, `The map is being made. ${words}`), bar));
+    }
+    await new Promise((done) => { setTimeout(done, 700); });
+    about = await ask("/api/map");
+  }
+  const [positions, clusterOf] = await Promise.all([values("/map/positions", Uint16Array), values("/map/clusters", about.wide ? Uint32Array : Uint16Array)]);
+  const listeners = [];
+  const tell = (what, value) => { for (const one of listeners) one(what, value); };
+  let begun = null;
+  const name = (number) => `Cluster ${number}`;
+  const named = async (rows) => (await ask("/api/names", { method: "POST", body: Uint32Array.from(rows), headers: { "Content-Type": "application/octet-stream" } })).names;
+  const thumbnail = (index) => {
+    const found = shown(`/thumbnail/${index}`, "");
+    found.classList.add("pixels");
+    return found;
+  };
+  begun = imageMap.begin({
+    count: about.count, positions, side: 72, mostZoom: Math.max(80, 0.8 * Math.sqrt(about.count)),
+    colourings: about.colourings.map((one, i) => ({ ...one, load: () => values(`/map/${i}`, one.categories ? Uint16Array : Uint8Array) })),
+    groupOf: (index) => clusterOf[index], groupName: name, numGroups: () => about.clusters, clusterName: (index) => name(clusterOf[index]),
+    names: named, image: thumbnails(() => begun?.repaint()), picture: thumbnail,
+    pick: (index) => make("li", {}, make("a", { href: `#image/${index}`, "aria-label": `Image ${count(index)}` }, thumbnail(index))),
+    open: (index) => { location.hash = `image/${index}`; },
+    onChange: (listener) => listeners.push(listener), ready: [],
+    note: about.arranged < about.count ? `All ${count(about.count)} images: ${count(about.arranged)} arranged by t-SNE, each other one beside the three of them most like it.` : "",
+  });
+  return { locate: (index) => tell("locate", index), ring: (rows) => tell("open", rows) };
+}
+
+async function places(at) {
+  opened ??= openMap(turn);
+  let found;
+  try {
+    found = await opened;
+  } catch (error) {
+    opened = null; // it may go better the next time
+    throw error;
+  }
+  return {
+    title: "Map of all images",
+    content: [],
+    map: () => {
+      found.ring([...toRing]);
+      if (at !== undefined) found.locate(whole(at));
+    },
+  };
+}
+
 async function searchWith(file) {
   const mine = ++turn;
   say("");
@@ -221,6 +333,7 @@ function route() {
   if (kind === "image") return image(whole(rest[0]));
   if (kind === "find") return find(decodeURIComponent(rest[0] ?? ""), whole(rest[1]));
   if (kind === "like") return like();
+  if (kind === "map") return places(rest[0]);
   return clusters(oneOf(rest[0], ["size", "tightness", "number"]), whole(rest[1]));
 }
 
@@ -236,11 +349,13 @@ async function show(isFirst = false) {
     const title = byId("title");
     title.replaceChildren(page.title);
     byId("content").replaceChildren(...page.content.filter((part) => part !== null));
+    byId("map-page").hidden = !page.map;
     document.title = `${title.textContent} · ${byId("run").textContent}`;
     if (!isFirst) {
       window.scrollTo(0, 0);
       title.focus({ preventScroll: true });
     }
+    page.map?.();
   } catch (error) {
     if (mine === turn) say(error.message);
   } finally {
@@ -288,7 +403,7 @@ document.addEventListener("paste", (event) => {
   if (file) searchWith(file);
 });
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("input, select")) return;
+  if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("input, select, textarea, canvas")) return;
   if (event.key === "/") { event.preventDefault(); byId("text").focus(); }
   const rel = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
   if (rel) document.querySelector(`.pages a[rel="${rel}"]`)?.click();

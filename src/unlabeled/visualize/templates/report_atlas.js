@@ -1,13 +1,13 @@
 "use strict";
 // All images of the page: thumbnail, name, cluster, neighbours. Opens the neighbours of any of them, and merges clusters.
-const atlas = (() => {
+(() => {
   const element = document.getElementById("atlas");
-  if (!element) return null;
+  if (!element) return;
   const data = JSON.parse(element.textContent);
   element.remove();
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const pairs = (text) => new Uint16Array(bytes(text).buffer);
-  const NONE = 65535;
+  const { make, plural, breaking, valueOf, NONE } = imageMap;
   const count = data.count;
   const clusters = pairs(data.clusters);
   const distances = pairs(data.distances);
@@ -24,42 +24,20 @@ const atlas = (() => {
   const ready = sheets.map((sheet) => sheet.decode());
   const perSheet = data.columns * data.columns;
   const pitch = data.side + 2 * data.margin;
-  const draw = (context, i, x, y, size) => {
+  const image = (i) => {
     const sheet = sheets[Math.floor(i / perSheet)];
-    if (!sheet.complete || !sheet.naturalWidth) return false;
+    if (!sheet.complete || !sheet.naturalWidth) return null;
     const place = i % perSheet;
     const left = (place % data.columns) * pitch + data.margin;
     const top = Math.floor(place / data.columns) * pitch + data.margin;
-    context.drawImage(sheet, left, top, data.side, data.side, x, y, size, size);
-    return true;
+    return [sheet, left, top, data.side, data.side];
   };
   const picture = (i) => {
     const canvas = document.createElement("canvas");
     canvas.className = "pixels";
     canvas.width = canvas.height = data.side;
-    ready[Math.floor(i / perSheet)].then(() => draw(canvas.getContext("2d"), i, 0, 0, data.side));
+    ready[Math.floor(i / perSheet)].then(() => canvas.getContext("2d").drawImage(...image(i), 0, 0, data.side, data.side));
     return canvas;
-  };
-
-  // Words -----------------------------------------------------------------------------------------------------------
-  const make = (tag, properties = {}, ...children) => {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-  };
-  const plural = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
-  const breaking = (name) => name.split("/").flatMap((part, i) => (i ? ["/", document.createElement("wbr"), part] : [part]));
-  const scaled = (value, scale) => {
-    if (scale === "share") return `${(100 * value).toFixed(0)} %`;
-    if (scale === "pixels") return `${Math.round(2 ** value).toLocaleString("en")} pixels`;
-    if (scale === "ratio") return `${(2 ** value).toFixed(2)} : 1`;
-    if (scale === "date") return new Date(value * 864e5).toISOString().slice(0, 10);
-    return value.toPrecision(3);
-  };
-  const valueOf = (colouring, i) => {
-    const value = colouring.values[i];
-    if (colouring.categories) return value === NONE ? "none" : colouring.categories[value];
-    return scaled(colouring.low + (value / 255) * (colouring.high - colouring.low), colouring.scale);
   };
 
   // Merging ---------------------------------------------------------------------------------------------------------
@@ -242,7 +220,11 @@ const atlas = (() => {
     place.replaceChildren(button);
   }
 
-  return { data, count, names, clusters, sizes, colourings, NONE, draw, picture, pick, make, plural, breaking, scaled, valueOf, ready,
-    positions: pairs(data.positions), groupOf, groupName, clusterName, isMerged, numGroups: () => shown, open,
-    onChange: (tell) => listeners.push(tell) };
+  const { total } = data;
+  imageMap.begin({
+    count, colourings, positions: pairs(data.positions), side: data.side * 1.25, mostZoom: 80, groupOf, groupName, clusterName,
+    numGroups: () => shown, names: (rows) => rows.map((i) => names[i]), image, picture, pick, open, ready,
+    onChange: (tell) => listeners.push(tell),
+    note: total > count ? `An even sample: ${count.toLocaleString("en")} of ${total.toLocaleString("en")} images.` : "",
+  });
 })();

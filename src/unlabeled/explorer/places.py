@@ -1,0 +1,140 @@
+"""The map of the explorer: where every image of a run lies, and what it can be coloured by, packed for the wire.
+
+Made when someone first asks for it, on a thread of its own, and kept in memory: nothing is written. Where the report has
+left its places in the run, the map is the report's; in a run too large for the report every other image goes beside those.
+Shapes: N images, n of them in the report.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unlabeled.data.labels import read_labels
+from unlabeled.errors import DataError, UnlabeledError
+from unlabeled.explorer.pictures import Pictures
+from unlabeled.overview import MOST_CATEGORIES, kept_positions, kept_statistics
+from unlabeled.visualize.atlas import coded, even_sample
+from unlabeled.visualize.facts import Colouring
+from unlabeled.visualize.projection import LANDMARKS, project
+from unlabeled.visualize.report import printable
+
+if TYPE_CHECKING:
+    from unlabeled.run import Run
+
+NONE = 65_535
+"""Stands for no category."""
+
+
+class Places:
+    """The map of one run. May be asked from several threads."""
+
+    def __init__(self, run: Run, pictures: Pictures) -> None:
+        self._run, self._catalogue = run, run.catalogue
+        self._pictures = pictures
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._placed = 0
+        self._error: UnlabeledError | None = None
+        self._about: dict[str, Any] = {}
+        self._packed: dict[str, bytes] = {}
+
+    def state(self) -> dict[str, Any]:
+        """What the map holds, or how far it is; the first to ask begins it. Raises DataError where it cannot be made."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._make, daemon=True)
+                self._thread.start()
+            # Small runs are ready before anyone would ask again.
+            elif self._error is not None:
+                raise self._error
+        self._thread.join(0.3)
+        if self._about:
+            return self._about
+        return {"ready": False, "placed": self._placed, "count": len(self._catalogue.features)}
+
+    def packed(self, what: str) -> bytes:
+        """`positions`: uint16 [N, 2]; `clusters`: uint16 or uint32 [N], as `state` says; a number: that colouring's values.
+
+        All little-endian. Raises DataError for what is not there, or not yet.
+        """
+        try:
+            return self._packed[what]
+        except KeyError:
+            raise DataError("the map has no such part, or is still being made; ask /api/map first.") from None
+
+    def _make(self) -> None:
+        try:
+            features = self._catalogue.features.float().contiguous()
+            seed, kept = self._run.config.seed, self._run.folder.projection
+            sample = even_sample(len(features))
+            known = kept_positions(kept, features[torch.from_numpy(sample)], seed)
+            if known is not None and len(known) == len(features):
+                places = known
+            else:
+                places = project(features.numpy(), seed, sample=sample, placed=known, update=self._update)
+            colourings = self._colourings([] if known is None else kept_statistics(kept))
+        except UnlabeledError as error:
+            self._error = error
+            return
+        clusters = self._catalogue.clusters.numpy()
+        wide = len(self._catalogue.centroids) > NONE
+        packed = {
+            "positions": _little(np.round(places * NONE), "<u2"),
+            "clusters": _little(clusters, "<u4" if wide else "<u2"),
+        }
+        words: list[dict[str, Any]] = []
+        for i, one in enumerate(colourings):
+            said, values = coded(one)
+            packed[str(i)] = _little(values, "<u2" if one.categories else "u1")
+            words.append(said)
+        self._packed = packed
+        self._about = {
+            "ready": True,
+            "count": len(places),
+            "clusters": len(self._catalogue.centroids),
+            "wide": wide,
+            "arranged": min(len(sample), LANDMARKS),
+            "colourings": words,
+        }
+
+    def _update(self, placed: int) -> None:
+        self._placed = placed
+
+    def _colourings(self, kept: list[Colouring]) -> list[Colouring]:
+        # What is known of every image without looking at a pixel, and what the report has found out by looking.
+        total, names = len(self._catalogue.features), self._run.names
+        found = [*self._labels(), *(one for one in kept if len(one.values) == total)]
+        folders, member = np.unique([name.rpartition("/")[0] for name in names], return_inverse=True)
+        if 1 < len(folders) <= MOST_CATEGORIES and all(one.name != "folder" for one in found):
+            found.append(Colouring("folder", member.astype(np.float64), [str(name or ".") for name in folders]))
+        distance = self._catalogue.distances.double().numpy()
+        found.append(Colouring("distance from the centre", distance, ends=("more typical", "less typical")))
+        unlike = self._catalogue.unlike.double().numpy()
+        if unlike.any():
+            found.append(Colouring("unlike the rest", unlike, ("like others", "unlike the rest")))
+        return [
+            Colouring(one.name, one.values, [printable(name) for name in one.categories], one.ends, one.scale)
+            for one in found
+        ]
+
+    def _labels(self) -> list[Colouring]:
+        if self._run.record.labels is None:
+            return []
+        try:
+            found = read_labels(self._pictures.source, self._run.record.labels)
+        except DataError:
+            return []  # they were optional at training, and the file may be gone
+        if len(found.class_names) > MOST_CATEGORIES:
+            return []
+        place = self._pictures.place
+        ids = np.where(place >= 0, found.ids[np.maximum(place, 0)], -1)
+        return [Colouring("label", ids, found.class_names)]
+
+
+def _little(values: NDArray[Any], kind: str) -> bytes:
+    return np.ascontiguousarray(values).astype(kind).tobytes()
