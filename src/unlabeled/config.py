@@ -70,7 +70,7 @@ class DataFacts:
 class Config(BaseModel):
     """Every setting of a run. Sizes are in pixels, times in epochs, rates per step; `lr` and `weight_decay` as the value itself."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     recipe: str = Field(default="default", description="name of the recipe this configuration began as")
     method: MethodName = Field(default="deepcluster", description="what a target is and when it is rewritten")
@@ -263,13 +263,18 @@ class Config(BaseModel):
             if low > high:
                 raise ValueError(f"{name} must be (least, largest), got ({low}, {high}); swap the two")
         if self.crop_area[0] <= 0:
-            raise ValueError(f"crop_area must begin above 0, got {self.crop_area[0]}")
+            raise ValueError(f"crop_area must begin above 0, got {self.crop_area}; 0.2 is a good beginning")
         if self.resize < self.image_size:
-            raise ValueError(f"resize ({self.resize}) must be at least image_size ({self.image_size})")
+            raise ValueError(
+                f"resize ({self.resize:,}) must be at least image_size ({self.image_size:,}); raise the one or lower the other"
+            )
         if self.store_size < self.image_size:
-            raise ValueError(f"store_size ({self.store_size}) must be at least image_size ({self.image_size})")
+            raise ValueError(
+                f"store_size ({self.store_size:,}) must be at least image_size ({self.image_size:,}); raise the one or lower "
+                "the other"
+            )
         if list(self.schedule_steps) != sorted(set(self.schedule_steps)):
-            raise ValueError(f"schedule_steps must rise, got {self.schedule_steps}")
+            raise ValueError(f"schedule_steps must rise, got {self.schedule_steps}; sort them and give each once")
         if self.targets == "onehot" and not self.num_codes:
             raise ValueError("targets = onehot needs num_codes, the length of the outputs; try 1000")
         if self.loss_subset and self.sampling == "weighted":
@@ -326,8 +331,10 @@ def _validated(values: dict[str, Any], where: str = "") -> Config:
         message = problem["msg"].removeprefix("Value error, ")
         if not name:
             raise ConfigError(f"{where}{message}.") from None
-        wanted = message.lower().replace("input should be greater than or equal to", "it must be at least")
-        wanted = wanted.replace("input should be less than or equal to", "it must be at most").replace(
-            "input should", "it must"
-        )
-        raise ConfigError(f"{where}{name} = {problem['input']!r} does not fit: {wanted}.") from None
+        wanted = message.lower().replace("input should", "must")
+        for there, ours in (("greater than or equal to", "at least"), ("less than or equal to", "at most")):
+            wanted = wanted.replace(there, ours)
+        one = f"each of its numbers {wanted}, got {problem['input']!r}" if len(problem["loc"]) > 1 else f"it {wanted}"
+        raise ConfigError(
+            f"{where}{name} = {values[name]!r} does not fit: {one}; give such a value, or leave it out for the recipe's."
+        ) from None

@@ -367,7 +367,7 @@ def test_broken_files_are_listed_with_their_reason(folder: Path, tmp_path: Path)
         assert_holds(made, folder)
     for file in folder.iterdir():
         file.write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"none of the 6 images can be read; the first, 0\.png"):
+    with pytest.raises(DataError, match=r"none of the 6 images can be read \(the first, 0\.png"):
         opened(folder, None)
 
 

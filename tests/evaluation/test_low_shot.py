@@ -128,8 +128,12 @@ def test_from_a_run(trained: Trained):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"shots": "one"}, "--shots must be numbers above 0 with commas between, for example 1,10; got 'one'"),
-        ({"shots": "0,4"}, "--shots must be numbers above 0"),
+        (
+            {"shots": "one"},
+            "--shots must be whole numbers of at least 1, with commas between, got 'one'; give for example 1,10",
+        ),
+        ({"shots": "0,4"}, "--shots must be whole numbers of at least 1"),
+        ({"shots": "-1"}, "got '-1'"),
         ({"draws": 0}, "--draws must be at least 1, got 0"),
         ({"shots": [500]}, "the smallest has 24; give --shots 24 or label more"),
     ],

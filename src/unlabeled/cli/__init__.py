@@ -14,6 +14,7 @@ from unlabeled.cli import training as training, using as using, scoring as scori
 from unlabeled.cli import pictures as pictures, exploring as exploring, weights as weights  # isort: skip
 from unlabeled.cli.console import app, errors, fail, printable, wrapped
 from unlabeled.cli.mistakes import sentence
+from unlabeled.cli.single import help_of_one
 from unlabeled.errors import Interrupted, UnlabeledError
 
 __all__ = ["app", "main"]
@@ -24,8 +25,11 @@ def main(tokens: list[str] | None = None) -> None:
 
     Every mistake ends in one readable box and exit status 2, a stop in 130.
     """
+    line = sys.argv[1:] if tokens is None else tokens
     try:
-        app(sys.argv[1:] if tokens is None else tokens, exit_on_error=False, print_error=False, help_on_error=False)
+        if help_of_one(line):
+            return
+        app(line, exit_on_error=False, print_error=False, help_on_error=False)
     except CycloptsError as error:
         fail(sentence(error))
     except UnlabeledError as error:

@@ -18,7 +18,7 @@ def explore(
     run: Path,
     *,
     port: int = 8765,
-    no_browser: Annotated[bool, Parameter(negative="")] = False,
+    browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
     device: DeviceName = "auto",
 ) -> None:
     """Look at a run in the browser: clusters, images, neighbours. Ctrl-C ends it.
@@ -31,15 +31,15 @@ def explore(
         Folder of the run.
     port
         Where to listen on 127.0.0.1; 0 takes any that is free.
-    no_browser
-        Do not open the browser, only say the address.
+    browser
+        Open the browser, or only say the address.
     device
         Where to compute.
     """
     from unlabeled import api, session
 
     if is_first:
-        api.load(run, device=session.prepare_device(device)).explore(port, browser=not no_browser)
+        api.load(run, device=session.prepare_device(device)).explore(port, browser=browser)
         # It only ends when it is stopped, and a stop has the same status for every verb. At once: nothing is open that
         # was written to, and a thread that still loads the network or makes the map would abort the interpreter as it ends.
         sys.stdout.flush()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from types import UnionType
+from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
 
 from cyclopts import Group, Parameter
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -34,6 +35,16 @@ SECTIONS = {
 RecipeName = Annotated[str, Parameter(help=f"Which experiment to begin from: {', '.join(RECIPES)}.")]
 
 
+def _without_limits(kind: Any) -> Any:
+    """The plain type of a setting: `Config` checks its limits, and can name the whole value."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _without_limits(parts[0])
+    if origin is tuple:
+        return tuple[*(_without_limits(part) for part in parts)]
+    return Union[*(_without_limits(part) for part in parts)] if origin in (Union, UnionType) else kind
+
+
 def _settings_model() -> type[BaseModel]:
     fields: dict[str, Any] = {}
     group = Group("Settings")
@@ -45,7 +56,9 @@ def _settings_model() -> type[BaseModel]:
         text = field.description
         if name == "backbone":
             text = f"network without head: {', '.join(BACKBONES)}"
-        flag = Annotated[Optional[field.annotation], Parameter(group=group, help=text, consume_multiple=True)]  # noqa: UP045  (built at run time)
+        flag = Annotated[
+            _without_limits(field.annotation) | None, Parameter(group=group, help=text, consume_multiple=True)
+        ]
         fields[name] = (flag, Field(None))
     return create_model("Settings", __config__=ConfigDict(extra="forbid"), **fields)
 
@@ -66,7 +79,8 @@ class ProtocolOptions(BaseModel):
 
     neighbors: Optional[int] = Field(  # noqa: UP045
         None,
-        description="knn: voters [20; the papers use 200 on large sets]; edge-ratio, cliques: edges of an image [10; 5]",
+        description="knn, knn-bank: voters [20, the papers use 200 on large sets; 200]; edge-ratio, cliques: edges of an image "
+        "[10; 5]",
     )
     space: Optional[Literal["backbone", "output", "bank", "pca"]] = Field(  # noqa: UP045
         None, description="knn: what is compared [backbone]; output and bank are the papers' 128 dims"
@@ -99,7 +113,7 @@ class ProtocolOptions(BaseModel):
     )
     expand: Optional[int] = Field(None, description="retrieval: best images averaged into a query [0]")  # noqa: UP045
     scales: Optional[str] = Field(  # noqa: UP045
-        None, description="retrieval: factors of the side whose descriptors are added [1], for example 0.7,1,1.4"
+        None, description="retrieval: factors of the side whose descriptors are added, for example 0.7,1,1.4 [1]"
     )
     stages: Optional[str] = Field(  # noqa: UP045
         None, description="linear, svm, knn: stages of the network, for example conv1,conv3 [all; knn: none]"
@@ -109,7 +123,8 @@ class ProtocolOptions(BaseModel):
     epochs: Optional[int] = Field(None, description="linear, mlp: passes over the training images [90]")  # noqa: UP045
     lr: Optional[float] = Field(  # noqa: UP045
         None,
-        description="linear: learning rate [chosen on held-out training images]; voc-*: of the first step [published]",
+        description="linear: learning rate [chosen on held-out training images]; voc-*: learning rate of the first step "
+        "[published]",
     )
     weight_decay: Optional[float] = Field(None, description="linear: weight decay [chosen as lr]")  # noqa: UP045
     folds: Optional[int] = Field(None, description="linear, svm: folds of that choice [1]")  # noqa: UP045

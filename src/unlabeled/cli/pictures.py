@@ -21,8 +21,13 @@ Picture = Literal[
     "filters",
     "neighbors",
     "scores",
+    "softmax",
     "spectrum",
+    "sweep",
 ]
+
+NOT_OF_IMAGES = ("ascent", "curves", "filters", "scores", "sweep")
+"""Pictures that are drawn from the run alone."""
 
 
 class PictureOptions(BaseModel):
@@ -41,24 +46,34 @@ class PictureOptions(BaseModel):
     neighbors: Optional[int] = Field(  # noqa: UP045
         None, description="neighbors, edge-ratio, confusions: neighbours of an image [5; 10; 20]"
     )
-    queries: Optional[int] = Field(None, description="neighbors: images asked about [8]")  # noqa: UP045
+    queries: Optional[int] = Field(None, description="neighbors, softmax: images asked about [8]")  # noqa: UP045
     images: Optional[str] = Field(  # noqa: UP045
-        None, description="neighbors: which ones, names as in clusters.csv with commas between [drawn by the seed]"
+        None,
+        description="neighbors, softmax: which ones, names as in clusters.csv with commas between [drawn by the seed]",
     )
     metric: Optional[Literal["cosine", "l2"]] = Field(  # noqa: UP045
         None, description="neighbors: cosine of the features, or their Euclidean distance [cosine]"
     )
     labels: Optional[str] = Field(  # noqa: UP045
         None,
-        description="neighbors, edge-ratio, confusions: `folder` or a CSV with path and label columns [none; folder; folder]",
+        description="neighbors, edge-ratio, confusions, softmax: `folder` or a CSV with path and label columns "
+        "[none; folder; folder; those of the training]",
     )
     clusters: Optional[int] = Field(None, description="clusters: how many, largest first [20]")  # noqa: UP045
     per_cluster: Optional[int] = Field(None, description="clusters: images on the sheet of one [48]")  # noqa: UP045
     compare: Optional[list[Path]] = Field(  # noqa: UP045
-        None, description="scores: another run to draw beside this one, may be given several times"
+        None,
+        description="curves, filters, scores, sweep: another run to draw beside this one, may be given several times",
+    )
+    against: Optional[str] = Field(  # noqa: UP045
+        None,
+        description="sweep: a setting in which the runs differ, or `images`, how many they learned from [num_clusters]",
+    )
+    score: Optional[str] = Field(  # noqa: UP045
+        None, description="sweep: a protocol of scores.json, or a number of the journal, its last value [knn]"
     )
     seed: Optional[int] = Field(  # noqa: UP045
-        None, description="ascent, neighbors: of the noise to begin with, of the draw of queries [the run's]"
+        None, description="ascent, neighbors, softmax: of the noise to begin with, of the draw of images [the run's]"
     )
 
 
@@ -77,19 +92,23 @@ def visualize(
 ) -> None:
     """Draw a picture of a run, PNG or SVG, with the numbers behind it as CSV or JSON.
 
+    `unlabeled visualize ascent --help` shows what `ascent` takes, and so for the others.
+
     Parameters
     ----------
     what
-        filters: the first layer, trained and untrained; behind Sobel, composed with it.
+        filters: the first layer, trained and untrained; behind Sobel, composed with it; with --compare those of other runs.
         ascent: images that the filters of a stage answer to, by gradient ascent.
         activations: the nine images that excite each filter of a stage most.
         neighbors: images with their nearest neighbours, trained and untrained; with --labels the best and the worst.
         clusters: contact sheets of the largest clusters.
         spectrum: how much of the features' variance lies in few directions, trained and untrained.
-        curves: everything the training recorded, by epoch.
+        curves: everything the training recorded, by epoch; with --compare that of several runs.
+        sweep: a score of several runs against the setting in which they differ.
         scores: what evaluate found: accuracy by number of labels and by stage.
         edge-ratio: box plot over classes of the neighbours inside the class; needs labels.
         confusions: the classes that look most alike; needs labels.
+        softmax: the classes that a supervised run takes single images for.
     run
         Folder of the run.
     data

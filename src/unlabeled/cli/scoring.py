@@ -30,6 +30,15 @@ Protocol = Literal[
 ]
 
 
+NO_TEST = (
+    *("cliques", "edge-ratio", "nmi", "retrieval"),
+    *("voc-classification", "voc-detection", "voc-segmentation"),
+)
+"""Protocols that look at one set, or whose data say what is scored."""
+NO_LABELS = ("cliques", "retrieval", "voc-classification", "voc-detection", "voc-segmentation")
+"""Protocols that need none, or whose data bring their own."""
+
+
 @app.command(usage="Usage: unlabeled evaluate PROTOCOL RUN [DATA] [OPTIONS]")
 def evaluate(
     protocol: Protocol,
@@ -68,7 +77,11 @@ def evaluate(
     * `voc-detection`: where the objects are, with Fast or Faster R-CNN, likewise
     * `voc-segmentation`: the class of every pixel, likewise
 
-    `all` takes every one that the data allow and makes one table of them: RUN/comparison.md, .json and .html.
+    and
+
+    * `all`: every one that the data allow, in one table: RUN/comparison.md, .json and .html
+
+    `unlabeled evaluate knn --help` shows what `knn` takes, and so for the others.
 
     Parameters
     ----------

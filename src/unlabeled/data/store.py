@@ -243,6 +243,9 @@ class _Opening:
 
 
 def _nothing_readable(total: int, skipped: list[tuple[str, str]]) -> str:
-    first = f"; the first, {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-    none = "the one image there cannot" if total == 1 else f"none of the {total:,} images can"
+    first = ""
+    if skipped:
+        name, reason = skipped[0]
+        first = f" ({'the first, ' if total > 1 else ''}{name}: {reason})"
+    none = "the only image cannot" if total == 1 else f"none of the {total:,} images can"
     return f"{none} be read{first}; `unlabeled check` lists every file with its problem."

@@ -147,10 +147,9 @@ def _numbers(
     except ValueError:
         values = []
     if not values or not values[0] > 0:
+        wanted = "whole numbers of at least 1" if kind is int else "numbers above 0 and at most 1"
         example = ",".join(f"{value:g}" for value in default)
-        raise ConfigError(
-            f"--{name} must be numbers above 0 with commas between, for example {example}; got '{given}'."
-        )
+        raise ConfigError(f"--{name} must be {wanted}, with commas between, got '{given}'; give for example {example}.")
     return values
 
 
