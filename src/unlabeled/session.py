@@ -21,7 +21,7 @@ from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, barrier, is_main, world_size
-from unlabeled.errors import Interrupted, MissingExtraError, RunError
+from unlabeled.errors import Interrupted, MissingExtraError, RunError, typed
 from unlabeled.evaluation.stability import stability
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, default_cache, make_loader, probe, same_images
@@ -137,13 +137,14 @@ def announce(store: ImageStore, config: Config, facts: DataFacts, labels: torch.
     """Say what was found and what will be done, and refuse what cannot fit."""
     method = build_method(config, len(store), store.channels, labels)
     parts = plan(method, config, facts, world_size())
-    skipped = f", {len(store.skipped):,} files skipped (see skipped.csv)" if store.skipped else ""
+    skipped = f", {progress.counted(len(store.skipped), 'file')} skipped (see skipped.csv)" if store.skipped else ""
     progress.say(
-        f"{len(store):,} images, typically {facts.height} x {facts.width} pixels, {facts.channels} channels{skipped}"
+        f"{progress.counted(len(store), 'image')}, typically {facts.height} x {facts.width} pixels, "
+        f"{progress.counted(facts.channels, 'channel')}{skipped}"
     )
     progress.say(
-        f"{method.describe()}, {config.backbone} at {config.image_size} pixels, {config.epochs} epochs of "
-        f"{parts.steps_per_epoch:,} steps of {config.batch_size} images, "
+        f"{method.describe()}, {config.backbone} at {config.image_size} pixels, {progress.counted(config.epochs, 'epoch')} of "
+        f"{progress.counted(parts.steps_per_epoch, 'step')} of {progress.counted(config.batch_size, 'image')}, "
         f"{str(resolve_precision(config.precision, facts.device)).removeprefix('torch.')} on {facts.device} "
         f"(recipe {config.recipe})"
     )
@@ -182,7 +183,7 @@ def execute(
             if not run.features.is_file():
                 take_stock(run, method.backbone, loader, config, stop)
     except Interrupted:
-        raise Interrupted(f"Stopped and saved; continue with: unlabeled resume {run.path}") from None
+        raise Interrupted(f"Stopped and saved; continue with `unlabeled resume {typed(run.path)}`.") from None
     if is_main():
         Run(run.path, device).report(store=store)
 
