@@ -185,7 +185,8 @@ class DeepCluster(Method):
     def facts(config: Config) -> dict[str, str]:
         """What makes the clusters, how many and how often."""
         number = {"clusters": f"{config.num_clusters:,}"} if config.clustering == "kmeans" else {}
-        return {"clustering": config.clustering, **number, "new clusters every": f"{config.reassign_every:g} epochs"}
+        every = f"{config.reassign_every:g} epoch{'' if config.reassign_every == 1 else 's'}"
+        return {"clustering": config.clustering, **number, "new clusters every": every}
 
     def _fresh_head(self, epoch: int, outputs: int) -> LinearHead:
         # Keyed by the epoch: the same weights on every rank, whatever was drawn before.
