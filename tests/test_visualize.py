@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import unlabeled
-from pictures import Trained
+from pictures import SETTINGS, Trained
 from unlabeled.cli.pictures import Picture, PictureOptions
 from unlabeled.errors import ConfigError, DataError, RunError, UnlabeledError
 from unlabeled.pictures import PICTURES, options_of
@@ -54,7 +54,11 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("what", sorted(PICTURES))
+OF_OTHERS = {"softmax", "sweep"}
+"""Pictures of a run with labels and of several runs, which have tests of their own."""
+
+
+@pytest.mark.parametrize("what", sorted(PICTURES.keys() - OF_OTHERS))
 def test_every_picture_opens_and_is_the_same_twice(run: Run, trained: Trained, what: str, tmp_path: Path):
     data = trained.new if options_of(what)[0] else None
     paths = run.visualize(what, data, out=tmp_path / "one", **SMALL.get(what, {}))
@@ -148,6 +152,150 @@ def test_scores_draw_what_is_there(run: Run, tmp_path: Path):
     ]
 
 
+def made_other(run: Run, path: Path, journal: dict[str, Any] | None = None, **settings: Any) -> Path:
+    """A copy of the run with other settings, and numbers that are added to its journal."""
+    shutil.copytree(run.path, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | settings))
+    if journal is not None:
+        records = [record | journal for record in run.history]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_curves_of_several_runs_are_in_the_same_charts(run: Run, tmp_path: Path):
+    other = made_other(run, tmp_path / "other", {"loss": 0.5, "own_number": 7.0})
+    again = made_other(run, tmp_path / "folder" / "other", {"nmi_previous": None})
+    paths = run.visualize("curves", out=tmp_path / "out", compare=[other, again])
+    assert [path.name for path in paths] == ["curves-compared.svg", "curves-compared.csv"]
+    rows = table(paths)
+    names = list(dict.fromkeys(row["run"] for row in rows))
+    assert len(names) == 3 and [name.split("/")[-1] for name in names] == ["run", "other", "other"]
+    assert {row["loss"] for row in rows if row["run"] == names[1]} == {"0.5"}
+    assert {row["own_number"] for row in rows if row["run"] != names[1]} == {""}
+    drawing = paths[0].read_text()
+    assert drawing.count("stroke-dasharray") > 0 and "Loss" in drawing and "own number" in drawing
+    # A run has one colour in all charts, also where it alone has the number.
+    own = next(part for part in drawing.split("<svg ") if "own number</title>" in part)
+    assert 'class="line-2' in own and 'class="line-1' not in own
+    assert run.visualize("curves", out=tmp_path / "out", compare=[other, again])[0].read_text() == drawing
+    with pytest.raises(ConfigError, match="compared with itself"):
+        run.visualize("curves", out=tmp_path / "out", compare=[run.path])
+
+
+def test_a_sweep_draws_a_score_against_a_setting(run: Run, tmp_path: Path):
+    others = [
+        made_other(run, tmp_path / f"k{k}-{i}", {"nmi_labels": 0.1 * i}, num_clusters=k)
+        for i, k in enumerate((60, 600, 600), 1)
+    ]
+    (others[1] / "scores.json").write_text(json.dumps({"knn": {"knn": 0.9, "untrained": 0.45}}))
+    paths = run.visualize("sweep", out=tmp_path / "out", compare=others)
+    assert [path.name for path in paths] == ["sweep-num_clusters.svg", "sweep-num_clusters.csv"]
+    rows = table(paths)
+    assert [(row["num_clusters"], row["knn"], row["untrained"]) for row in rows] == [
+        ("6", "0.8", "0.5"),
+        ("60", "0.8", "0.5"),
+        ("600", "0.9", "0.45"),
+        ("600", "0.8", "0.5"),
+    ]
+    drawing = paths[0].read_text()
+    assert "num clusters (logarithmic)" in drawing and "what `evaluate knn` found" in drawing
+    assert drawing.count("<circle") == 8
+    assert run.visualize("sweep", out=tmp_path / "out", compare=others)[0].read_text() == drawing
+    # Where no protocol is called so, the journal is asked.
+    lacks = "has no nmi_labels, neither in scores.json nor in its journal"
+    with pytest.raises(RunError, match=lacks):
+        run.visualize("sweep", out=tmp_path / "out", compare=others, score="nmi_labels")
+    rest = unlabeled.load(others[0], device="cpu")
+    rows = table(rest.visualize("sweep", out=tmp_path / "out", compare=others[1:], score="nmi_labels"))
+    assert [row["nmi_labels"] for row in rows] == ["0.1", "0.2", "0.3"]
+
+
+def test_a_sweep_over_names_and_over_the_number_of_images(run: Run, tmp_path: Path):
+    other = made_other(run, tmp_path / "other", sampling="natural")
+    rows = table(run.visualize("sweep", out=tmp_path / "out", compare=[other], against="sampling"))
+    assert [row["sampling"] for row in rows] == ["uniform", "natural"]
+    record = json.loads((other / "data.json").read_text())
+    (other / "data.json").write_text(json.dumps(record | {"count": 240}))
+    paths = run.visualize("sweep", out=tmp_path / "out", compare=[other], against="images")
+    assert [row["images"] for row in table(paths)] == ["120", "240"]
+    assert "number of training images" in paths[0].read_text()
+    with pytest.raises(ConfigError, match=r"it is 0.05 in all 2 runs.*these differ in sampling, images"):
+        run.visualize("sweep", out=tmp_path / "out", compare=[other], against="lr")
+
+
+def test_filters_of_other_runs_stand_below(run: Run, tmp_path: Path):
+    other = made_other(run, tmp_path / "other")
+    paths = run.visualize("filters", out=tmp_path / "out", compare=[other])
+    assert [path.name for path in paths] == ["filters-compared.png", "filters-compared.csv"]
+    rows = table(paths)
+    assert len(rows) == 2 * 48 and {row["run"] for row in rows} == {"run", "other"}
+    alone = run.visualize("filters", out=tmp_path / "alone")
+    compared, own = (np.asarray(Image.open(found[0])) for found in (paths, alone))
+    assert compared.shape[0] > own.shape[0] * 1.3
+    assert table(alone)[5]["length"] == rows[5]["length"]
+
+
+@pytest.fixture(scope="module")
+def supervised(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    path = tmp_path_factory.mktemp("supervised") / "run"
+    settings = SETTINGS | {"method": "supervised", "epochs": 4}
+    unlabeled.train(trained.photos, path, labels="folder", cache=trained.cache, **settings)
+    return unlabeled.load(path, device="cpu")
+
+
+def test_the_softmax_of_single_images(supervised: Run, trained: Trained, tmp_path: Path):
+    names = "kind1/001.png,kind2/002.png"
+    paths = supervised.visualize("softmax", out=tmp_path / "one", images=names)
+    rows = table(paths)
+    features = supervised.embed(trained.photos)
+    for name in names.split(","):
+        own = [row for row in rows if row["path"] == name]
+        assert {row["class"] for row in own} == {name.split("/")[0]}
+        feature = features.features[features.names.index(name)]
+        logits = supervised.method.outputs(feature[None])[0].double().numpy()
+        wanted = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        found = {row["softmax_class"]: float(row["probability"]) for row in own}
+        assert [found[f"kind{c}"] for c in range(4)] == pytest.approx(wanted.tolist(), abs=1e-4)
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+    drawing = paths[0].read_text()
+    assert drawing.count("<image ") == 2 and "Grey and first" in drawing
+    assert ElementTree.fromstring(drawing).tag.endswith("svg")
+    assert supervised.visualize("softmax", out=tmp_path / "two", images=names)[0].read_text() == drawing
+
+
+def test_the_softmax_of_a_new_file_has_no_right_class(supervised: Run, trained: Trained, tmp_path: Path):
+    paths = supervised.visualize("softmax", trained.new / "kind3" / "003.png", out=tmp_path)
+    assert {row["class"] for row in table(paths)} == {""} and len(table(paths)) == 4
+    assert "Grey and first" not in paths[0].read_text()
+    rows = table(supervised.visualize("softmax", trained.new, out=tmp_path, labels="folder", queries=3))
+    assert len(rows) == 12 and all(row["class"] == row["path"].split("/")[0] for row in rows)
+
+
+def test_only_a_run_with_labels_has_a_softmax(run: Run, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"was trained as deepcluster.*visualize confusions"):
+        run.visualize("softmax", out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_top_five_is_drawn_where_it_was_measured(run: Run, tmp_path: Path):
+    rows = {
+        "1%": {"images": 4, "top1": 0.2, "scratch": 0.1, "top5": 0.5, "top5_ci95": 0.02, "scratch_top5": 0.4},
+        "10%": {"images": 40, "top1": 0.4, "scratch": 0.2, "top5": 0.7, "scratch_top5": 0.6},
+    }
+    other = made_other(run, tmp_path / "other")
+    (other / "scores.json").write_text(json.dumps({"semi-supervised": {"fractions": rows}}))
+    found = table(unlabeled.load(other, device="cpu").visualize("scores", out=tmp_path / "out"))
+    assert [
+        (row["protocol"], row["at"], row["network"], row["score"], row["ci95_half_width"]) for row in found[4:]
+    ] == [
+        ("semi-supervised, top-5", "1%", "trained", "0.5", "0.02"),
+        ("semi-supervised, top-5", "10%", "trained", "0.7", ""),
+        ("semi-supervised, top-5", "1%", "from scratch", "0.4", ""),
+        ("semi-supervised, top-5", "10%", "from scratch", "0.6", ""),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"), [(None, list(range(12))), ("all", list(range(12))), ("3-5, 1", [1, 3, 4, 5]), ("7", [7])]
 )
@@ -170,6 +318,9 @@ def test_filters_are_named_by_text(text: str | None, wanted: list[int]):
         ("neighbors", None, {"metric": "l3"}, ConfigError, "cosine or l2"),
         ("clusters", None, {"clusters": 0}, ConfigError, "--clusters must be at least 1"),
         ("scores", None, {"compare": ["/nowhere"]}, RunError, "nowhere"),
+        ("curves", None, {"compare": ["/nowhere"]}, RunError, "nowhere"),
+        ("sweep", None, {"against": "num_cluster"}, ConfigError, "did you mean 'num_clusters'"),
+        ("sweep", None, {}, ConfigError, "nothing to draw against num_clusters: it is 6 in the one run given"),
         ("confusions", None, {"labels": "missing.csv"}, UnlabeledError, "missing.csv"),
     ],
 )

@@ -18,6 +18,7 @@ from unlabeled.distributed import alone
 from unlabeled.errors import RunError
 from unlabeled.methods import method_class
 from unlabeled.overview import overview
+from unlabeled.pictures.inside import inside
 from unlabeled.randomness import numpy_generator
 from unlabeled.visualize.report import Cluster, Neighbours, ReportFacts, write_report
 
@@ -63,6 +64,7 @@ def facts(run: Run, store: ImageStore) -> ReportFacts:
         neighbours=neighbours(catalogue, store, run.config.seed),
         atlas=seen.atlas,
         explanation=seen.explanation,
+        inside=inside(run, store, seen.place),
         num_images=len(store),
         skipped=store.skipped,
         scores={

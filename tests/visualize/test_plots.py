@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlabeled.visualize.plots import Box, Panel, Series, boxes, by_category, figure, ranked, trace
+from unlabeled.visualize.curves import dashes_of
+from unlabeled.visualize.plots import Box, Panel, Series, against, boxes, by_category, figure, ranked, trace
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -78,3 +80,22 @@ def test_a_figure_holds_its_panels_and_what_is_hostile_stays_text():
     assert len(list(root.iter(f"{SVG}svg"))) == 4 and "<script" not in made
     assert made == figure(name, name * 5, [Panel(name, ranked([(name, 0.5), ("b", 1.2)]), name)] * 3)
     assert figure("nothing", "", []) and "100.0 %" not in made
+
+
+def test_points_against_a_setting_have_their_place_and_their_mean():
+    groups = [("trained", [(10, 0.2), (10, 0.4), (100, 0.5), (1000, 0.6)]), ("untrained", [(10, 0.1), (1000, 0.1)])]
+    drawing = against(groups, x_label="k", log=True)
+    found = circles(drawing)
+    across = [x for x, _ in found]
+    assert len(found) == 6
+    assert across[2] - across[0] == pytest.approx(across[3] - across[2], abs=0.2)  # decades are equally far apart
+    line = re.findall(r'<polyline points="([^"]+)"', drawing)[0].split()
+    mean = (found[0][1] + found[1][1]) / 2
+    assert float(line[0].split(",")[1]) == pytest.approx(mean, abs=0.2)
+    assert {"10", "100", "1,000", "k (logarithmic)", "trained", "untrained"} <= set(texts(drawing))
+    linear = [x for x, _ in circles(against(groups, x_label="k"))]
+    assert (linear[3] - linear[2]) / (linear[2] - linear[0]) == pytest.approx(10, rel=0.05)
+
+
+def test_sixteen_curves_differ():
+    assert len({(number % 4, dashes_of(number)) for number in range(16)}) == 16

@@ -16,7 +16,10 @@ from unlabeled.errors import ConfigError, unknown_name
 from unlabeled.pictures.classes import confusions, edge_ratio
 from unlabeled.pictures.images import clusters, neighbors
 from unlabeled.pictures.network import activations, ascent, filters
-from unlabeled.pictures.numbers import curves, scores, spectrum
+from unlabeled.pictures.numbers import scores, spectrum
+from unlabeled.pictures.predictions import softmax
+from unlabeled.pictures.sweep import sweep
+from unlabeled.pictures.training import curves
 from unlabeled.runfolder import replacing, require_writable
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ PICTURES: dict[str, Callable[..., Mapping[str, bytes | str]]] = {
     "filters": filters,
     "neighbors": neighbors,
     "scores": scores,
+    "softmax": softmax,
     "spectrum": spectrum,
+    "sweep": sweep,
 }
 
 

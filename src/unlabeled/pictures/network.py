@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +20,7 @@ from unlabeled.evaluation.partial import Partial
 from unlabeled.images import make_loader
 from unlabeled.models import Backbone
 from unlabeled.pictures.opened import at_least_one, channels_last, opened, parse_units, thumbnail
+from unlabeled.protocols.comparison import named_runs
 from unlabeled.runfolder import csv_text
 from unlabeled.visualize import ascent as climbing
 from unlabeled.visualize.activations import NONE, top_images
@@ -35,16 +37,16 @@ FILTER_SIDE = 44
 """Pixels of a filter's tile at least, in whole multiples of the filter's own."""
 
 
-def filters(run: Run) -> dict[str, bytes | str]:
-    """First-layer filters of the trained and of the untrained network (V01); behind Sobel, composed with it."""
-    trained, untrained = first_filters(run.backbone), first_filters(run.untrained_backbone())
-    size = trained.kernels.shape[-1]
-    count, side = len(trained.kernels), size * -(-FILTER_SIDE // size)
-    columns = 16 if count % 16 == 0 or count > 48 else 12
+def filters(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
+    """First-layer filters of the trained and of the untrained network (V01); behind Sobel, composed with it.
 
-    def section(name: str, found: Filters) -> Section:
-        return Section(name, grid([Tile(tile) for tile in found.tiles()], columns))
-
+    `compare`: other runs whose trained filters are shown below, for example a supervised one (Noise As Targets, figure 4).
+    """
+    runs = named_runs(run, compare)
+    found = {name: (first_filters(one.backbone), first_filters(one.untrained_backbone())) for name, one in runs.items()}
+    own, *others = found
+    trained, untrained = found[own]
+    size, count = trained.kernels.shape[-1], len(trained.kernels)
     if trained.composed:
         what = (
             f"What each filter looks for in the grey image: the filter and the fixed stem ({run.config.stem}) in front of it as "
@@ -54,21 +56,40 @@ def filters(run: Run) -> dict[str, bytes | str]:
         kind = "in colour" if trained.kernels.shape[1] == 3 else "the mean over channels"
         what = f"Filters of {size} × {size} pixels, {kind}."
     note = f"{what} Each tile is stretched from its smallest to its largest value; rows in the order of the filters."
+    named = f"{own}, {run.config.method}: "
+    sections = [
+        _section(f"{named}after training" if others else "After training", trained),
+        _section(f"{named}before training" if others else "Before training", untrained),
+    ]
+    sections += [_section(f"{name}, {runs[name].config.method}: after training", found[name][0]) for name in others]
     picture = sheet(
         f"First layer of {run.config.backbone}: {count} filters",
         note,
-        [section("After training", trained), section("Before training", untrained)],
-        side=side,
+        sections,
+        side=size * -(-FILTER_SIDE // size),
         crisp=True,
     )
-    flat, before = trained.kernels.flatten(1), untrained.kernels.flatten(1)
-    columns_of = (flat.amin(1), flat.amax(1), flat.norm(dim=1), before.norm(dim=1), cosine_similarity(flat, before))
-    rows = [
-        (unit, *(f"{value:.6g}" for value in values))
-        for unit, values in enumerate(zip(*(column.tolist() for column in columns_of), strict=True))
-    ]
     header = ("filter", "smallest", "largest", "length", "untrained_length", "cosine_with_untrained")
-    return {"filters.png": picture, "filters.csv": csv_text(header, rows)}
+    if not others:
+        return {"filters.png": picture, "filters.csv": csv_text(header, _lengths(trained, untrained))}
+    rows = [(name, *row) for name, both in found.items() for row in _lengths(*both)]
+    return {"filters-compared.png": picture, "filters-compared.csv": csv_text(("run", *header), rows)}
+
+
+def _section(heading: str, found: Filters) -> Section:
+    count = len(found.kernels)
+    columns = 16 if count % 16 == 0 or count > 48 else 12
+    return Section(heading, grid([Tile(tile) for tile in found.tiles()], columns))
+
+
+def _lengths(trained: Filters, untrained: Filters) -> list[tuple[object, ...]]:
+    """A row for each filter: its number, smallest and largest weight, length after and before training, and their cosine."""
+    flat, before = trained.kernels.flatten(1), untrained.kernels.flatten(1)
+    columns = (flat.amin(1), flat.amax(1), flat.norm(dim=1), before.norm(dim=1), cosine_similarity(flat, before))
+    return [
+        (unit, *(f"{value:.6g}" for value in values))
+        for unit, values in enumerate(zip(*(column.tolist() for column in columns), strict=True))
+    ]
 
 
 def ascent(

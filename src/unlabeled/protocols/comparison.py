@@ -68,7 +68,7 @@ def evaluate_all(
         ConfigError: a run is compared with itself.
         RunError: `compare` names no run, or the folder cannot be written.
     """
-    runs = _runs(run, compare)
+    runs = named_runs(run, compare)
     folder = Path(out) if out else run.path
     files = [folder / f"comparison.{ending}" for ending in ("md", "json", "html")]
     if is_main():
@@ -148,17 +148,24 @@ def _no_classes(asked: Request, has_other_layout: bool) -> str | None:
     return None
 
 
-def _runs(run: Run, compare: Path | str | Sequence[Path | str] | None) -> dict[str, Run]:
-    """The runs by a name of their own: the folder's, with the folder above it where two are called the same."""
+def named_runs(run: Run, compare: Path | str | Sequence[Path | str] | None) -> dict[str, Run]:
+    """This run and others by names of their own: the folder's, with the folder above it where two are called the same.
+
+    Raises:
+        ConfigError: a run is compared with itself.
+        RunError: `compare` names no run.
+    """
     others = [compare] if isinstance(compare, (str, Path)) else list(compare or ())
     runs = [run, *(run.another(path) for path in others)]
     paths = [one.path.resolve() for one in runs]
     for path in paths:
         if paths.count(path) > 1:
             raise ConfigError(f"{path} is compared with itself; give other runs to --compare.")
-    short = [path.name for path in paths]
-    names = [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
-    return dict(zip(names, runs, strict=True))
+    for parts in (1, 2):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            return dict(zip(names, runs, strict=True))
+    return dict(zip(map(str, paths), runs, strict=True))
 
 
 def _measured(run: Run, asked: Request, protocol: str, name: str, options: Mapping[str, Any]) -> Measured:

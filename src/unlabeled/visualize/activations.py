@@ -1,4 +1,5 @@
-"""The images that excite each filter most, from any number of images in one pass (large-scale figures 3 and 4, spec V04).
+"""The images that excite each filter most, from any number of images in one pass (DeepCluster figures 4
+and 5, spec V04).
 
 How much an image excites a filter is the mean of the filter's map after the ReLU, on the central view. Only the best few
 of every filter are kept while the images stream by, so the memory does not grow with their number.
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from unlabeled import progress
 from unlabeled.device import autocast
@@ -97,6 +99,42 @@ def top_images(
             done += len(index)
             update(done, f"{done / (time.monotonic() - begun):,.0f} images/s")
     return found.gathered()
+
+
+class MeansAndFeature(nn.Module):
+    """Views to the mean of every map of the last stage after its ReLU, F columns, and the feature, D more: one pass for both."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, view: torch.Tensor) -> torch.Tensor:
+        """[B, C, S, S] to float32 [B, F + D]."""
+        x = self.backbone.stem(view)
+        for _, stage in self.backbone.trunk(x):
+            x = stage
+        # Before `pool`, which may write into the maps.
+        means = x.float().mean((2, 3))
+        return torch.cat((means, self.backbone.pool(x).float()), 1)
+
+
+def telling(means: torch.Tensor, found: TopImages, count: int, most_known: int = TOP // 3) -> list[int]:
+    """Numbers of at most `count` filters worth showing, the choosiest first; dead ones never.
+
+    A filter is choosy where its best images excite it far more than images do on average, in standard deviations of its
+    values `means` [n, F]. One more than `most_known` of whose best images are already those of others is passed over.
+    """
+    kept = found.index != NONE
+    best = torch.where(kept, found.values, 0).sum(1) / kept.sum(1).clamp(min=1)
+    choosy = (best - means.mean(0)) / means.std(0, correction=0).clamp(min=1e-12)
+    alive = (found.values[:, 0] > 0).tolist()
+    chosen, shown = list[int](), set[int]()
+    for unit in choosy.argsort(descending=True, stable=True).tolist():
+        images = set(found.index[unit][kept[unit]].tolist())
+        if len(chosen) < count and alive[unit] and len(images & shown) <= most_known:
+            chosen.append(unit)
+            shown |= images
+    return chosen
 
 
 def _width(backbone: Backbone, stage: str, loader: Loader) -> int:

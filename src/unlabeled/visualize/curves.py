@@ -21,6 +21,8 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3")
 INK, MUTED, GRID = "#1c2126", "#5c6670", "#dde1e4"
 CHARACTER = 6.1
 """Mean width of a character at 11.5 px, for margins."""
+BOLD = 1.12
+"""How much wider bold ones are."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def svg(
     ]
     ends += [(f"{level.label} {_number(level.value, percent)}", level.value, "level", MUTED) for level in levels]
     # Common margins, so that charts beside each other line up.
-    right = max(96.0, max(len(text) for text, *_ in ends) * CHARACTER + 14)
+    right = max(96.0, max(len(text) for text, *_ in ends) * CHARACTER * BOLD + 14)
     y_ticks = ticks(y_low, y_high, 4)
     left = max(44.0, max(len(_tick(value, y_ticks, percent)) for value in y_ticks) * CHARACTER + 12)
     plot = Plot(left, 10, width - left - right, height - 10 - (36 if x_label else 22), x_low, x_high, y_low, y_high)
@@ -265,7 +267,7 @@ def _curve(plot: Plot, line: Line, number: int) -> list[str]:
             pieces[-1].append((plot.x(x), plot.y(y)))
         elif pieces[-1]:
             pieces.append([])
-    name, colour, dash = f"line-{number % 4 + 1}", COLOURS[number % 4], DASHES[number % 4]
+    name, colour, dash = f"line-{number % 4 + 1}", COLOURS[number % 4], dashes_of(number)
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
     parts: list[str] = []
     for piece in pieces:
@@ -279,6 +281,11 @@ def _curve(plot: Plot, line: Line, number: int) -> list[str]:
     dots = [point for piece in pieces for point in (piece if few or len(piece) == 1 else piece[-1:])]
     parts += [f'<circle class="{name} dot" cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{colour}"/>' for x, y in dots]
     return parts
+
+
+def dashes_of(number: int) -> str:
+    """Dashes of a curve; the fifth has the colour of the first and other dashes, and so on to the sixteenth."""
+    return DASHES[(number + number // 4) % 4]
 
 
 def _end_labels(plot: Plot, ends: Sequence[tuple[str, float, str, str]]) -> list[str]:

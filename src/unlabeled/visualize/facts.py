@@ -94,6 +94,48 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
+class Excited:
+    """One filter and the images that excite it most, most first."""
+
+    unit: int
+    """Number of the filter in its stage."""
+    thumbnails: Sequence[np.ndarray]
+    names: Sequence[str]
+    rows: Sequence[int]
+    """Where the images are in the atlas, -1 for one that is not in it."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What the network looks for, as far as pictures say, trained and before it was trained. F filters of h × w pixels."""
+
+    filters: np.ndarray
+    """uint8 [F, h, w, 3], the first layer as tiles."""
+    untrained_filters: np.ndarray
+    """The same before training."""
+    stem: str
+    """Name of the fixed stem that the filters were composed with, empty for filters on the image itself."""
+    stage: str
+    """Name of the last stage."""
+    num_filters: int
+    """Filters of that stage."""
+    num_dead: int
+    """Those that none of the images excites."""
+    excited: Sequence[Excited]
+    """Some of the others."""
+    num_images: int
+    """Images looked at: those of the run, or an even sample."""
+    spectrum: Mapping[str, Sequence[float]]
+    """Share of the features' variance in the first 1, 2, 3 … principal directions, by network."""
+    edge_ratios: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
+    """Of each class the share of neighbour edges that stay in it, by network; empty without labels."""
+    edge_chance: float = 0.0
+    """That share if neighbours were dealt out at random."""
+    edge_neighbors: int = 0
+    """Neighbours of an image that were counted."""
+
+
+@dataclass(frozen=True)
 class ReportFacts:
     """Everything a report says. Only `title` and `verdict` are needed; what is empty is left out of the page."""
 
@@ -109,6 +151,8 @@ class ReportFacts:
     """Map, neighbours and merging of clusters."""
     explanation: Explanation | None = None
     """What the clusters were made by, as far as plain statistics say."""
+    inside: Inside | None = None
+    """What the network looks for."""
     history: Sequence[Mapping[str, Any]] = ()
     """Records of `metrics.jsonl`. Read are epoch, loss, chance_loss, nmi_previous, moved_share, size_entropy (of 1),
     empty_clusters, largest_share, effective_rank and knn; records from inside an epoch, with `step`, are left out."""

@@ -1,4 +1,5 @@
-"""What the first layer looks for, as pictures (DeepCluster figure 4, thesis figure 5.2, large-scale figure 3; spec V01).
+"""What the first layer looks for, as pictures (Noise As Targets figure 4, thesis figure 5.2, DeepCluster
+figure 3; spec V01).
 
 A network on the image itself has filters that are little images. Behind a fixed stem of gradients a filter is not what
 the network looks for in the image: that is the composition of both, one kernel on the grey image. Convolutions in a

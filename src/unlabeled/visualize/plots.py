@@ -14,7 +14,7 @@ from html import escape
 
 import numpy as np
 
-from unlabeled.visualize.curves import CHARACTER, COLOURS, DASHES, FONT, GRID, INK, MUTED, Plot, ticks
+from unlabeled.visualize.curves import BOLD, CHARACTER, COLOURS, FONT, GRID, INK, MUTED, Plot, dashes_of, ticks
 
 WIDTH, HEIGHT = 420, 250
 WHISKER = 1.5
@@ -65,7 +65,7 @@ class Box:
 def figure(title: str, note: str, panels: Sequence[Panel], *, columns: int = 2) -> str:
     """Panels in a grid below a title, one SVG."""
     columns = max(1, min(columns, len(panels)))
-    sizes = [_size(panel.chart) for panel in panels]
+    sizes = [size_of(panel.chart) for panel in panels]
     column = max((width for width, _ in sizes), default=WIDTH)
     edge, gap = 20, 28
     width = max(2 * edge + columns * column + (columns - 1) * gap, 600)
@@ -161,6 +161,62 @@ def trace(
     return chart(parts, width, height)
 
 
+def against(
+    groups: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    *,
+    x_label: str,
+    log: bool = False,
+    percent: bool = True,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+) -> str:
+    """Points (x, y) of named groups, and a line for each through the means at its values of x.
+
+    With `log` the horizontal axis is logarithmic, and every x must be above 0. Numbers at the axis are those of the points.
+    """
+
+    def place(x: float) -> float:
+        return math.log10(x) if log else x
+
+    x_low, x_high = _bounds([place(x) for _, points in groups for x, _ in points])
+    y_low, y_high = _bounds([y for _, points in groups for _, y in points])
+    lines = [(name, _means(points)) for name, points in groups if points]
+    ends = [(name, means[-1][1]) for name, means in lines]
+    right = max((len(name) for name, _ in ends), default=0) * CHARACTER * BOLD + 20
+    frame = Plot(46, 8, width - 46 - right, height - 8 - 40, x_low, x_high, y_low, y_high)
+    parts = _grid(frame, percent)
+    last = -math.inf
+    for x in sorted({x for _, points in groups for x, _ in points}):
+        words = f"{x:,.10g}"
+        room = len(words) * CHARACTER / 2 + 4
+        if frame.x(place(x)) - room < last:
+            continue
+        last = frame.x(place(x)) + room
+        parts.append(line(frame.x(place(x)), frame.bottom, frame.x(place(x)), frame.bottom + 4, MUTED))
+        parts.append(text(frame.x(place(x)), frame.bottom + 16, words, anchor="middle", colour=MUTED))
+    words = f"{x_label} (logarithmic)" if log else x_label
+    parts.append(text(frame.left + frame.width / 2, frame.bottom + 34, words, anchor="middle", colour=MUTED))
+    for number, (_, means) in enumerate(lines):
+        colour, dash = COLOURS[number % 4], dashes_of(number)
+        path = " ".join(f"{frame.x(place(x)):.1f},{frame.y(y):.1f}" for x, y in means)
+        dashes = f' stroke-dasharray="{dash}"' if dash else ""
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>')
+    for number, points in enumerate(points for _, points in groups if points):
+        parts += [
+            f'<circle cx="{frame.x(place(x)):.1f}" cy="{frame.y(y):.1f}" r="3.4" fill="{COLOURS[number % 4]}"/>'
+            for x, y in points
+        ]
+    return chart(parts + _names_at_end(frame, ends), width, height)
+
+
+def _means(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    # The mean y at every x, by x.
+    found: dict[float, list[float]] = {}
+    for x, y in points:
+        found.setdefault(x, []).append(y)
+    return [(x, sum(found[x]) / len(found[x])) for x in sorted(found)]
+
+
 def boxes(groups: Sequence[tuple[str, Sequence[float]]], *, chance: float | None = None, height: int = 300) -> str:
     """Box plots of fractions beside each other; a dashed line where chance would lie."""
     width = 90 + 150 * len(groups) + (70 if chance is not None else 0)
@@ -210,7 +266,7 @@ def _grid(frame: Plot, percent: bool) -> list[str]:
 
 
 def _joined(frame: Plot, one: Series, place: int, shift: float) -> list[str]:
-    colour, dash = COLOURS[place % 4], DASHES[place % 4]
+    colour, dash = COLOURS[place % 4], dashes_of(place)
     known = [
         (frame.x(i) + shift, value, half)
         for i, (value, half) in enumerate(zip(one.values, _halves(one), strict=True))
@@ -341,7 +397,8 @@ def _clean(words: str) -> str:
     return escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", " ", words))
 
 
-def _size(svg: str) -> tuple[int, int]:
+def size_of(svg: str) -> tuple[int, int]:
+    """Width and height of a chart, pixels."""
     found = re.search(r'width="(\d+)" height="(\d+)"', svg)
     assert found is not None
     return int(found[1]), int(found[2])

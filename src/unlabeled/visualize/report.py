@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unlabeled.runfolder import replacing
-from unlabeled.visualize import atlas, curves, sprites
+from unlabeled.visualize import atlas, curves, inside, sprites
 from unlabeled.visualize.facts import Atlas, Cluster, Colouring, Neighbours, ReportFacts, Value
 from unlabeled.visualize.page import environment
 from unlabeled.visualize.training_charts import epoch_table, number, training_charts
@@ -40,6 +40,7 @@ MOST_THUMBNAILS = 2400
 FEWEST_PER_CLUSTER = 4
 MOST_SKIPPED = 200
 TILES_ACROSS = 24
+_STYLES = ("report.css", "inside.css", "map.css", "report_atlas.css")
 _SCRIPTS = ("report.js", "map.js", "report_atlas.js")
 
 _UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -76,12 +77,13 @@ def render(facts: ReportFacts) -> str:
     from markupsafe import Markup
 
     folder = resources.files("unlabeled.visualize") / "templates"
-    style = "".join((folder / name).read_text(encoding="utf-8") for name in ("report.css", "map.css", "report_atlas.css"))
+    style = "".join((folder / name).read_text(encoding="utf-8") for name in _STYLES)
     wanted = _SCRIPTS if facts.atlas is not None else _SCRIPTS[:1]
     scripts = [(folder / name).read_text(encoding="utf-8") for name in wanted]
     clusters, pictures = _gallery(facts.clusters, _traits(facts.explanation))
     sizes = list(facts.cluster_sizes) or [cluster.size for cluster in facts.clusters]
     neighbours = _neighbours(facts.neighbours, pictures)
+    network = None if facts.inside is None else inside.section(facts.inside, pictures, facts.num_images)
     sheets, tiles = sprites.pack(pictures, columns=TILES_ACROSS)
     mark, word = _MARKS.get(facts.verdict.status, ("open", facts.verdict.status))
     template = _environment().get_template("report.html.j2")
@@ -112,6 +114,7 @@ def render(facts: ReportFacts) -> str:
             base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii") for script in scripts
         ],
         atlas=None if facts.atlas is None else Markup(_atlas_text(facts.atlas, facts.title)),
+        inside=network,
         learned=None if facts.explanation is None else _learned(facts.explanation, {one["id"] for one in clusters}),
     )
 

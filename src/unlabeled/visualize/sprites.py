@@ -72,6 +72,25 @@ def pack(thumbnails: Sequence[np.ndarray], *, columns: int = 24, quality: int = 
     return sheets, tiles
 
 
+def mosaic(tiles: np.ndarray, columns: int, side: int = 44) -> str:
+    """Small pictures uint8 [F, h, w, 3] in rows as one exact PNG, a `data:` address, see-through between them.
+
+    Every pixel is repeated so often that a tile is at least `side` wide; nothing is blended.
+    """
+    count, height, width = tiles.shape[:3]
+    times = -(-side // width)
+    columns = min(columns, count)
+    high, wide, gap = height * times, width * times, max(2, times)
+    canvas = np.zeros((-(-count // columns) * (high + gap) - gap, columns * (wide + gap) - gap, 4), np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = (i // columns) * (high + gap), (i % columns) * (wide + gap)
+        canvas[top : top + high, left : left + wide, :3] = tile.repeat(times, 0).repeat(times, 1)
+        canvas[top : top + high, left : left + wide, 3] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(canvas).save(buffer, "png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
 def square(thumbnail: np.ndarray, side: int) -> np.ndarray:
     """The central square of a picture as uint8 [side, side, 3], resized with antialiasing."""
     pixels = _checked(thumbnail)
