@@ -142,3 +142,12 @@ def test_a_run_of_one_epoch_speaks_of_one(trained: Trained, tmp_path: Path, call
     report = (tmp_path / "my run" / "report.html").read_text()
     assert "1 epochs" not in report
     assert "unlabeled embed &#39;my run&#39; NEW_IMAGES" in report
+
+
+def test_ctrl_c_is_answered(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch):
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unlabeled.api.check", stopped)
+    status, _, err = call("check", tmp_path)
+    assert status == 130 and "Stopped." in err

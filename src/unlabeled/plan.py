@@ -64,7 +64,9 @@ class Plan:
             ConfigError: an epoch does not fill one batch, or more memory is needed than is free.
         """
         if self.images < 2:
-            raise DataError(f"only {self.images} image can be read, and there is nothing to learn from fewer than 2; give more images.")
+            raise DataError(
+                f"only {self.images} image can be read, and there is nothing to learn from fewer than 2; give more images."
+            )
         if not self.steps_per_epoch:
             raise ConfigError(
                 f"batch_size ({self.batch_size:,}) on each of {self.processes} processes must be at most the images of an epoch "

@@ -31,6 +31,8 @@ app = App(
     "Begin with `unlabeled demo`, or with your own folder: `unlabeled train FOLDER --out RUN`.",
     usage="Usage: unlabeled VERB ...      unlabeled VERB --help",
     default_parameter=Parameter(negative_iterable=()),
+    # `main` says that it stopped.
+    suppress_keyboard_interrupt=False,
 )
 app["--help"].help = "Show this help, or with a verb the help of the verb."
 app["--version"].help = "Show the version."
