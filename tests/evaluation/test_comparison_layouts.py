@@ -141,3 +141,8 @@ def test_random_ours_and_supervised_in_one_command(
     assert yardstick["untrained"] == found["untrained"] and yardstick["test_images"] == found["test_images"]
     printed = capsys.readouterr().out
     assert "\ncompared" in printed and "untrained" in printed
+
+
+def test_one_run_to_compare_with_needs_no_list(run: Run, supervised: Path, trained: Trained):
+    for other in (supervised, str(supervised)):
+        assert list(run.evaluate("nmi", trained.photos, compare=other)["compared"]) == [str(supervised)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlabeled.errors import ConfigError, unknown_name
@@ -61,7 +62,7 @@ def options_of(protocol: str) -> list[str]:
 def score(run: Run, protocol: str, asked: Request, options: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of one protocol.
 
-    The option `compare`, a list of other runs, goes with each: their numbers of the same call are under `compared`.
+    The option `compare`, another run or a list of them, goes with each: their numbers of the same call are under `compared`.
 
     Raises:
         ConfigError: an option it does not take.
@@ -70,6 +71,7 @@ def score(run: Run, protocol: str, asked: Request, options: Mapping[str, Any]) -
     """
     taken, own = options_of(protocol), dict(options)
     others = [] if "compare" in taken else own.pop("compare", None) or []
+    others = [others] if isinstance(others, (str, Path)) else others
     for name in own:
         if name not in taken:
             known = f"it takes {', '.join(taken)}" if taken else "it takes no options"
