@@ -122,6 +122,7 @@ def test_odd_annotations_break_nothing(detector: voc_detection.DetectorName):
         ("vgg16", 32, 16, 1, 4096),
         ("alexnet_small", 32, 4, 4, 512),
         ("resnet18", 64, 16, 14, 512),
+        ("resnet50", 64, 16, 14, 2048),
         ("resnet18_small", 32, 4, 8, 512),
     ],
 )
