@@ -166,14 +166,26 @@ def test_every_setting_is_read_always_or_where_it_is_said():
     ("settings", "named"),
     [
         ({"method": "nat", "reassign_every": 2.0}, ["reassign_every (needs method deepcluster)"]),
-        ({"method": "nat", "targets": "onehot", "num_codes": 5, "embedding_dims": 8}, ["embedding_dims (needs method instan"]),
+        (
+            {"method": "nat", "targets": "onehot", "num_codes": 5, "embedding_dims": 8},
+            ["embedding_dims (needs method instan"],
+        ),
         ({"bandwidth": 0.3}, ["bandwidth (needs method deepcluster and clustering pic or pic_lin_cohen)"]),
-        ({"method": "supervised", "loss_subset": 5, "supervised_loss": "square"}, ["loss_subset (needs method deepcluster or "]),
+        (
+            {"method": "supervised", "loss_subset": 5, "supervised_loss": "square"},
+            ["loss_subset (needs method deepcluster or "],
+        ),
         ({"method": "supervised", "loss_subset": 5}, []),
-        ({"method": "instance", "objective": "nce", "num_negatives": 5, "proximal_weight": 1.0}, ["proximal_weight (needs"]),
+        (
+            {"method": "instance", "objective": "nce", "num_negatives": 5, "proximal_weight": 1.0},
+            ["proximal_weight (needs"],
+        ),
         ({"subset_mode": "same"}, ["subset_mode (needs subset above 0)"]),
         ({"method": "nat", "subset": 5, "temperature": 0.1, "pca_dims": 5, "feature": "after_relu"}, []),
-        ({"inverse_start": 5.0, "crop": "center", "crop_area": (0.5, 1.0)}, ["inverse_start (needs", "crop_area (needs crop"]),
+        (
+            {"inverse_start": 5.0, "crop": "center", "crop_area": (0.5, 1.0)},
+            ["inverse_start (needs", "crop_area (needs crop"],
+        ),
     ],
 )
 def test_given_settings_that_nothing_reads_are_named(settings: dict[str, Any], named: list[str]):

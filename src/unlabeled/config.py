@@ -88,7 +88,8 @@ class Config(BaseModel):
     )
     head: Head = Field(default="linear", description="what is put on the feature: ReLU and a linear layer, or no ReLU")
     data_init: bool = Field(
-        default=False, description="scale the first weights by the data, so that every layer begins equally strong"
+        default=False,
+        description="first weights from the data: layers begin with outputs equally strong and learn equally fast",
     )
     sync_batch_norm: bool = Field(default=True, description="share batch statistics across ranks")
 
@@ -139,7 +140,9 @@ class Config(BaseModel):
         default="attach", description="images that pic leaves alone: attach to a neighbour, keep, or drop from training"
     )
     subset: int = Field(
-        default=0, ge=0, description="images that are sampled and trained on, in deepcluster also clustered; 0 takes all"
+        default=0,
+        ge=0,
+        description="images that are sampled and trained on, in deepcluster also clustered; 0 takes all",
     )
     subset_mode: SubsetMode = Field(
         default="resampled",
@@ -285,7 +288,9 @@ class Config(BaseModel):
                 "set it to 'same', which trains on one fixed subset"
             )
         if self.schedule == "inverse" and not self.inverse_gamma:
-            raise ValueError("schedule = inverse needs an inverse_gamma above 0, got 0; NAT's classifier has 0.3 an epoch")
+            raise ValueError(
+                "schedule = inverse needs an inverse_gamma above 0, got 0; NAT's classifier has 0.3 an epoch"
+            )
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std go together: give both or neither")
         return self

@@ -144,7 +144,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_on_a_subset_is_resumed_and_describes_all_images(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = SMALL | {"method": "instance", "epochs": 2, "subset": 36, "batch_size": 12, "image_size": 24, "resize": 24}
+    settings = SMALL | {
+        "method": "instance",
+        "epochs": 2,
+        "subset": 36,
+        "batch_size": 12,
+        "image_size": 24,
+        "resize": 24,
+    }
     run = unlabeled.train(data, tmp_path / "whole", cache=tmp_path / "cache", **settings)
     assert run.config.subset_mode == "same"
     assert len(final_tensors(run.path)["method.memory.bank"]) == 36

@@ -63,10 +63,12 @@ NEEDS: dict[str, tuple[Condition, ...]] = {
 
 ALWAYS = (
     *("recipe", "method", "seed", "backbone", "stem", "normalize", "data_init", "sync_batch_norm"),
-    *("image_size", "crop", "flip", "brightness", "contrast", "saturation", "hue", "grey", "blur", "store_size", "resize"),
+    *("image_size", "store_size", "resize", "crop", "flip"),
+    *("brightness", "contrast", "saturation", "hue", "grey", "blur"),
     # What makes the clusters of a finished run and describes its features, whatever trained it.
     *("num_clusters", "feature", "pca_dims", "whiten", "normalize_rows", "kmeans_iterations", "subset", "temperature"),
-    *("epochs", "batch_size", "accumulate", "lr", "momentum", "weight_decay", "head_lr", "head_momentum", "schedule", "warmup"),
+    *("epochs", "batch_size", "accumulate", "lr", "momentum", "weight_decay"),
+    *("head_lr", "head_momentum", "schedule", "warmup"),
     *("precision", "compile", "save_minutes", "snapshot_every", "keep_checkpoints"),
 )
 """Settings that every run reads."""

@@ -92,7 +92,8 @@ def paper_nat_alexnet(facts: DataFacts) -> Config:
     Codes traded inside batches of 256 in every third epoch (section 4.1), Sobel input, one code per image. The paper is
     silent on most numbers; these are the released code's: 2,048 dims, batch normalisation in the perceptron, every image
     normalised by itself, random 224 of 256 and mirrored, SGD 0.01 without momentum or weight decay on a loss summed over
-    the batch, constant for 100 epochs. The decay of the paper's section 3.3 is not in that code and not here.
+    the batch, constant for 100 epochs. The decay of the paper's section 3.3 is not in that code and not here; it is
+    `--schedule inverse --inverse-start T --inverse-gamma G`, of which the paper gives neither number.
     Expected on ImageNet: 36.0 % with a perceptron on frozen features, VOC 2007 56.7 (fc6-8) and 65.3 (all) mAP.
     Cost: 100 epochs of AlexNet and 10.5 GB of codes, drawn from the seed and not stored.
 
