@@ -7,10 +7,16 @@ import inspect
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from benchmarks import __main__ as runner
+from benchmarks import method_step, search
 from benchmarks.goals import goal_of
+
+from unlabeled.config import Config
+from unlabeled.methods import build_method
 
 ROWS = [
     {"name": "weighted kNN, 10 classes", "ours": 2.0, "reference": 5.0, "ratio": 2.5, "unit": "s", "detail": "one"},
@@ -25,6 +31,23 @@ def test_every_benchmark_can_be_run(name: str) -> None:
         pytest.importorskip("faiss")
     run = importlib.import_module(f"benchmarks.{name}").run
     assert list(inspect.signature(run).parameters) == ["quick"]
+
+
+def test_search_finds_the_same_neighbors_as_a_product() -> None:
+    table = torch.nn.functional.normalize(torch.randn(3_000, 128, generator=torch.Generator().manual_seed(0)), dim=1)
+    row = search.measure(table, 3, 1)
+    assert row["detail"].endswith("600 of 600 neighbors are the same")
+
+
+def test_what_is_kept_for_every_image() -> None:
+    """A bank is a row an image; weight vectors come with a gradient and a momentum each."""
+    kept = {}
+    for objective in ("softmax", "parametric"):
+        settings: dict[str, Any] = {"method": "instance", "objective": objective}
+        config = Config(backbone="alexnet_small", image_size=32, embedding_dims=16, **settings)
+        kept[objective] = method_step.bytes_for_images(build_method(config, 5_000, 3), settings)
+    # The bank is kept with a few numbers of statistics.
+    assert kept == pytest.approx({"softmax": 5_000 * 16 * 4, "parametric": 3 * 5_000 * 16 * 4}, rel=0.01)
 
 
 def test_table_and_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
