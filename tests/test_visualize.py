@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, get_args
@@ -86,6 +87,14 @@ def test_best_queries_have_more_neighbours_of_their_class_than_the_worst(run: Ru
 def test_the_command_line_names_every_picture_and_every_option():
     assert get_args(Picture) == tuple(sorted(PICTURES))
     assert set(PictureOptions.model_fields) == {name for what in PICTURES for name in options_of(what)[1]}
+
+
+def test_the_table_of_the_docs_has_every_picture_with_its_options():
+    text = (Path(__file__).parent.parent / "docs" / "visualize.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| [^|]+ \|([^|]*)\|", text, re.MULTILINE)
+    found = {name: sorted(re.findall(r"--([a-z-]+)", options)) for name, options in rows}
+    assert found == {what: sorted(name.replace("_", "-") for name in options_of(what)[1]) for what in PICTURES}
+    assert set(re.findall(r"^\*\*([a-z-]+)\.\*\*", text, re.MULTILINE)) >= PICTURES.keys() - {"clusters"}
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -220,7 +229,10 @@ def test_a_sweep_over_names_and_over_the_number_of_images(run: Run, tmp_path: Pa
     paths = run.visualize("sweep", out=tmp_path / "out", compare=[other], against="images")
     assert [row["images"] for row in table(paths)] == ["120", "240"]
     assert "number of training images" in paths[0].read_text()
-    with pytest.raises(ConfigError, match=r"it is 0.05 in all 2 runs.*these differ in sampling, images"):
+    (other / "metrics.jsonl").write_text((other / "metrics.jsonl").read_text().splitlines()[0] + "\n")
+    rows = table(run.visualize("sweep", out=tmp_path / "out", compare=[other], against="epoch"))
+    assert [row["epoch"] for row in rows] == ["2", str(run.history[0]["epoch"])]
+    with pytest.raises(ConfigError, match=r"it is 0.05 in all 2 runs.*these differ in sampling, images, epoch"):
         run.visualize("sweep", out=tmp_path / "out", compare=[other], against="lr")
 
 

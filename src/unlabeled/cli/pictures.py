@@ -67,7 +67,7 @@ class PictureOptions(BaseModel):
     )
     against: Optional[str] = Field(  # noqa: UP045
         None,
-        description="sweep: a setting in which the runs differ, or `images`, how many they learned from [num_clusters]",
+        description="sweep: a setting in which the runs differ, `images` they learned from, `epoch` they reached [num_clusters]",
     )
     score: Optional[str] = Field(  # noqa: UP045
         None, description="sweep: a protocol of scores.json, or a number of the journal, its last value [knn]"

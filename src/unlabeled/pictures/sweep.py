@@ -17,8 +17,8 @@ from unlabeled.visualize.plots import Panel, Series, figure
 if TYPE_CHECKING:
     from unlabeled.run import Run
 
-IMAGES = "images"
-"""The number of training images, which is no setting: it stands in data.json."""
+IMAGES, EPOCH = "images", "epoch"
+"""What is no setting: how many images were trained on, and how many epochs are over, as of the snapshots of one run."""
 WIDTH, HEIGHT = 620, 340
 _LOG_FROM = 8
 """The axis is logarithmic where the largest value is so many times the smallest."""
@@ -35,15 +35,16 @@ def sweep(
 ) -> dict[str, bytes | str]:
     """A score of this run and others against one setting: a point a run, a line through the means of equal values.
 
-    `against`: a field of config.json, or `images`, how many were trained on. `score`: a protocol whose first number every
-    run has in scores.json, drawn with the untrained network's; or a number of the journal, its last value.
+    `against`: a field of config.json; `images`, how many were trained on; or `epoch`, how many are over. `score`: a protocol
+    whose first number every run has in scores.json, drawn with the untrained network's; or a number of the journal, its
+    last value.
 
     Raises:
         ConfigError: no such setting, or all runs have the same value of it.
         RunError: a run has no such score.
     """
-    if against != IMAGES and against not in Config.model_fields:
-        raise ConfigError(unknown_name("setting", against, [IMAGES, *Config.model_fields]))
+    if against not in (IMAGES, EPOCH, *Config.model_fields):
+        raise ConfigError(unknown_name("setting", against, [IMAGES, EPOCH, *Config.model_fields]))
     runs = named_runs(run, compare)
     settings = {name: setting(one, against) for name, one in runs.items()}
     if len(set(settings.values())) < 2:
@@ -83,6 +84,8 @@ def words(against: str) -> str:
 
 def setting(run: Run, against: str) -> Any:
     """The value of a setting: a number as it is, anything else as text."""
+    if against == EPOCH:
+        return max((record["epoch"] for record in run.history), default=0)
     found = run.record.count if against == IMAGES else getattr(run.config, against)
     is_number = isinstance(found, int | float) and not isinstance(found, bool)
     return found if is_number else str(found)
@@ -90,7 +93,7 @@ def setting(run: Run, against: str) -> Any:
 
 def differing(runs: Sequence[Run]) -> str:
     """A clause that names the settings in which these runs differ; empty where they do not."""
-    names = [name for name in (*Config.model_fields, IMAGES) if len({setting(one, name) for one in runs}) > 1]
+    names = [name for name in (*Config.model_fields, IMAGES, EPOCH) if len({setting(one, name) for one in runs}) > 1]
     return f" (these differ in {', '.join(names)})" if names else ""
 
 
