@@ -176,7 +176,7 @@ def execute(
         # Evenly spaced: neighbours in a folder are often alike. A checkpoint, if there is one, overwrites this.
         index = torch.linspace(0, len(store) - 1, min(len(store), DATA_INIT_VIEWS)).long()
         _, view = next(iter(loader.center_batches(index, DATA_INIT_VIEWS)))
-        start_from_data(method.backbone.to(loader.device), view)
+        start_from_data(method.backbone.to(loader.device), view, config.seed)
     try:
         with stop_on_signals() as stop:
             train(method, loader, config, run, evaluators, stop=stop)
