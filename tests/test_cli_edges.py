@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +153,10 @@ def test_ctrl_c_is_answered(tmp_path: Path, call: Call, monkeypatch: pytest.Monk
     monkeypatch.setattr("unlabeled.api.check", stopped)
     status, _, err = call("check", tmp_path)
     assert status == 130 and "Stopped." in err
+
+
+def test_ctrl_c_while_the_program_is_being_imported_is_answered():
+    early = "import sys\nclass Stop:\n    def find_spec(self, name, *_):\n        if name == 'cyclopts':\n            raise KeyboardInterrupt\n"
+    early += "sys.meta_path.insert(0, Stop())\nfrom unlabeled.__main__ import main\nmain()\n"
+    ended = subprocess.run([sys.executable, "-c", early], capture_output=True, text=True, check=False, timeout=300)
+    assert (ended.returncode, ended.stderr) == (130, "Stopped.\n")

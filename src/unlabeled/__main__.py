@@ -1,5 +1,19 @@
 """`python -m unlabeled` is the command line, also under `torchrun`."""
 
-from unlabeled.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """The program `unlabeled`."""
+    try:
+        # In here, because a Ctrl-C may come while the command line itself is still being imported.
+        from unlabeled.cli import main as verbs
+
+        verbs()
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
