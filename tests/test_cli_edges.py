@@ -156,7 +156,15 @@ def test_ctrl_c_is_answered(tmp_path: Path, call: Call, monkeypatch: pytest.Monk
 
 
 def test_ctrl_c_while_the_program_is_being_imported_is_answered():
-    early = "import sys\nclass Stop:\n    def find_spec(self, name, *_):\n        if name == 'cyclopts':\n            raise KeyboardInterrupt\n"
-    early += "sys.meta_path.insert(0, Stop())\nfrom unlabeled.__main__ import main\nmain()\n"
+    early = """
+import sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "cyclopts":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+from unlabeled.__main__ import main
+main()
+"""
     ended = subprocess.run([sys.executable, "-c", early], capture_output=True, text=True, check=False, timeout=300)
     assert (ended.returncode, ended.stderr) == (130, "Stopped.\n")

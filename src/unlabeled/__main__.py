@@ -11,7 +11,7 @@ def main() -> None:
 
         verbs()
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        sys.stderr.write("Stopped.\n")
         sys.exit(130)
 
 
