@@ -254,7 +254,8 @@ MANY = """(count) => {
   imageMap.begin({
     count, positions, side: 72, mostZoom: 500, colourings: [],
     groupOf: cluster, groupName: (k) => `Cluster ${k}`, numGroups: () => 8,
-    clusterName: (i) => `Cluster ${cluster(i)}`, names: (rows) => rows.map((i) => `name ${i}`), image: () => null,
+    clusterName: (i) => `Cluster ${cluster(i)}`, image: () => null,
+    names: (rows) => Array.from(rows.slice(0, 20000), (i) => `name ${i}`),
     picture: () => new Image(), pick: () => "", open: (i) => window.opened.push(i), onChange: () => {}, ready: [], note: "",
   });
 }"""

@@ -30,7 +30,7 @@ TYPICAL = 8
 """Members shown of a cluster in the list of all."""
 NEIGHBORS = 24
 ALIKE = 5
-MOST_NAMES = 50_000
+MOST_NAMES = 20_000
 """Names told at once; a person who wants more has clusters.csv."""
 
 

@@ -124,7 +124,9 @@ class _Shown:
         frame = None
         if self.ids is not None and self.ids[query] >= 0:
             frame = GOOD if self.ids[other] == self.ids[query] else BAD
-        return Tile(thumbnail(self.store, other), f"{value:.3f}", frame)
+        # Features that have hardly learned, or collapsed, all have cosines that three digits cannot tell apart.
+        digits = 5 if 0.9995 <= value < 1 else 3
+        return Tile(thumbnail(self.store, other), f"{value:.{digits}f}", frame)
 
 
 def best_and_worst(order: torch.Tensor, count: int) -> dict[str, torch.Tensor]:

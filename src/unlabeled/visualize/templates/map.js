@@ -188,7 +188,8 @@ const imageMap = (() => {
     const ask = () => {
       if (!asked) asked = requestAnimationFrame(paint);
     };
-    let sheet = null, pixels = null, written = "";
+    let sheet = null, pixels = null, written = "", paintsOf = -1;
+    const paints = new Uint32Array(count > DRAWN_ONE_BY_ONE ? count : 0);
     const paintDots = (seen, sharpness) => {
       const [across, down] = [canvas.width, canvas.height];
       if (!sheet || sheet.width !== across || sheet.height !== down) {
@@ -200,18 +201,26 @@ const imageMap = (() => {
       if (wanted !== written) {
         written = wanted;
         pixels.fill(0);
+        if (paintsOf !== version) {
+          // Asked once for each point and not in every frame.
+          paintsOf = version;
+          const faded = bitsOf(GREY[theme()], 150);
+          for (let i = 0; i < count; i++) paints[i] = isLit(i) ? colour.bits(i) : faded;
+        }
         const dot = Math.max(1, Math.round(sharpness * (seen.length > 400000 ? 1 : seen.length > 50000 ? 1.5 : 2.2)));
         const scaleX = ((width - 2 * EDGE) * view.zoom * sharpness) / 65535, scaleY = ((height - 2 * EDGE) * view.zoom * sharpness) / 65535;
-        const left = view.x * sharpness - dot / 2, top = view.y * sharpness - dot / 2;
-        const faded = bitsOf(GREY[theme()], 150);
-        // What is faded lies below.
-        for (const round of isFaded() ? [false, true] : [true]) {
-          for (const i of seen) {
-            if (isFaded() && isLit(i) !== round) continue;
-            const x = Math.round(left + positions[2 * i] * scaleX), y = Math.round(top + positions[2 * i + 1] * scaleY);
+        const left = view.x * sharpness - dot / 2 + 0.5, top = view.y * sharpness - dot / 2 + 0.5;
+        // What is faded lies below: it is drawn in a round of its own.
+        for (let round = isFaded() ? 0 : 1; round < 2; round++) {
+          for (let k = 0; k < seen.length; k++) {
+            const i = seen[k];
+            const paint = paints[i];
+            if (round === 0 ? paint >>> 24 === 255 : paint >>> 24 !== 255) continue;
+            const x = Math.floor(left + positions[2 * i] * scaleX), y = Math.floor(top + positions[2 * i + 1] * scaleY);
             if (x < 0 || y < 0 || x + dot > across || y + dot > down) continue;
-            const paint = round ? colour.bits(i) : faded;
-            for (let row = y * across + x; row < (y + dot) * across + x; row += across) pixels.fill(paint, row, row + dot);
+            for (let row = 0; row < dot; row++) {
+              for (let at = (y + row) * across + x, end = at + dot; at < end; at++) pixels[at] = paint;
+            }
           }
         }
       }
@@ -227,8 +236,10 @@ const imageMap = (() => {
       const margin = 2 * size;
       const near = within(-margin, -margin, width + margin, height + margin);
       let inSight = 0;
-      for (const i of near) {
-        const x = screenX(i), y = screenY(i);
+      const scaleX = ((width - 2 * EDGE) * view.zoom) / 65535, scaleY = ((height - 2 * EDGE) * view.zoom) / 65535;
+      for (let k = 0; k < near.length; k++) {
+        const i = near[k];
+        const x = view.x + positions[2 * i] * scaleX, y = view.y + positions[2 * i + 1] * scaleY;
         if (x > -margin && y > -margin && x < width + margin && y < height + margin) near[inSight++] = i;
       }
       const seen = near.subarray(0, inSight);
@@ -471,23 +482,25 @@ const imageMap = (() => {
       canvas.classList.toggle("lassoing", on);
     };
     lasso.addEventListener("click", () => setLasso(lasso.getAttribute("aria-pressed") !== "true"));
-    const isInside = (x, y) => {
+    const isInside = (xs, ys, x, y) => {
       let inside = false;
-      for (let i = 0, j = outline.length - 1; i < outline.length; j = i++) {
-        const [[ax, ay], [bx, by]] = [outline[i], outline[j]];
-        if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) inside = !inside;
+      for (let i = 0, j = xs.length - 1; i < xs.length; j = i++) {
+        if (ys[i] > y !== ys[j] > y && x < ((xs[j] - xs[i]) * (y - ys[i])) / (ys[j] - ys[i]) + xs[i]) inside = !inside;
       }
       return inside;
     };
     const choose = () => {
-      const xs = outline.map(([x]) => x), ys = outline.map(([, y]) => y);
+      const xs = Float64Array.from(outline, ([x]) => x), ys = Float64Array.from(outline, ([, y]) => y);
       const [left, right] = [Math.min(...xs), Math.max(...xs)], [top, bottom] = [Math.min(...ys), Math.max(...ys)];
-      const found = [];
-      for (const i of within(left, top, right, bottom)) {
+      const near = within(left, top, right, bottom);
+      let inside = 0;
+      for (let k = 0; k < near.length; k++) {
+        const i = near[k];
         const x = screenX(i), y = screenY(i);
-        if (x >= left && x <= right && y >= top && y <= bottom && colour.isLit(i) && isInside(x, y)) found.push(i);
+        if (x >= left && x <= right && y >= top && y <= bottom && colour.isLit(i) && isInside(xs, ys, x, y)) near[inside++] = i;
       }
-      mark(found.sort((a, b) => a - b));
+      const found = near.slice(0, inside).sort();
+      mark(found);
       setLasso(false);
       panel.hidden = !found.length;
       byId("chosen-title").textContent = `${plural(found.length, "image")} chosen`;

@@ -223,7 +223,7 @@
   const { total } = data;
   imageMap.begin({
     count, colourings, positions: pairs(data.positions), side: data.side * 1.25, mostZoom: 80, groupOf, groupName, clusterName,
-    numGroups: () => shown, names: (rows) => rows.map((i) => names[i]), image, picture, pick, open, ready,
+    numGroups: () => shown, names: (rows) => Array.from(rows, (i) => names[i]), image, picture, pick, open, ready,
     onChange: (tell) => listeners.push(tell),
     note: total > count ? `An even sample: ${count.toLocaleString("en")} of ${total.toLocaleString("en")} images.` : "",
   });
