@@ -55,7 +55,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-OF_OTHERS = {"softmax", "sweep"}
+OF_OTHERS = {"gain", "gap", "softmax", "sweep"}
 """Pictures of a run with labels and of several runs, which have tests of their own."""
 
 

@@ -19,6 +19,8 @@ Picture = Literal[
     "curves",
     "edge-ratio",
     "filters",
+    "gain",
+    "gap",
     "neighbors",
     "scores",
     "softmax",
@@ -26,7 +28,7 @@ Picture = Literal[
     "sweep",
 ]
 
-NOT_OF_IMAGES = ("ascent", "curves", "filters", "scores", "sweep")
+NOT_OF_IMAGES = ("ascent", "curves", "filters", "gain", "gap", "scores", "sweep")
 """Pictures that are drawn from the run alone."""
 
 
@@ -63,7 +65,7 @@ class PictureOptions(BaseModel):
     per_cluster: Optional[int] = Field(None, description="clusters: images on the sheet of one [48]")  # noqa: UP045
     compare: Optional[list[Path]] = Field(  # noqa: UP045
         None,
-        description="curves, filters, scores, sweep: another run to draw beside this one, may be given several times",
+        description="curves, filters, gain, gap, scores, sweep: another run to draw beside this one, may be given several times",
     )
     against: Optional[str] = Field(  # noqa: UP045
         None,
@@ -106,6 +108,8 @@ def visualize(
         curves: everything the training recorded, by epoch; with --compare that of several runs.
         sweep: a score of several runs against the setting in which they differ.
         scores: what evaluate found: accuracy by number of labels and by stage.
+        gain: what fine-tuning the whole network adds to new last layers, from the VOC scores of both.
+        gap: how far each stage is behind that of another run, given with --compare.
         edge-ratio: box plot over classes of the neighbours inside the class; needs labels.
         confusions: the classes that look most alike; needs labels.
         softmax: the classes that a supervised run takes single images for.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from unlabeled.distributed import is_main
 from unlabeled.errors import ConfigError, unknown_name
 from unlabeled.pictures.classes import confusions, edge_ratio
+from unlabeled.pictures.gaps import gain, gap
 from unlabeled.pictures.images import clusters, neighbors
 from unlabeled.pictures.network import activations, ascent, filters
 from unlabeled.pictures.numbers import scores, spectrum
@@ -33,6 +34,8 @@ PICTURES: dict[str, Callable[..., Mapping[str, bytes | str]]] = {
     "curves": curves,
     "edge-ratio": edge_ratio,
     "filters": filters,
+    "gain": gain,
+    "gap": gap,
     "neighbors": neighbors,
     "scores": scores,
     "softmax": softmax,

@@ -30,6 +30,7 @@ from unlabeled.evaluation.partial import Partial
 from unlabeled.evaluation.voc_detection import Detecting, Pictures, VocDetectionProtocol, table
 from unlabeled.images import default_cache
 from unlabeled.models import Backbone
+from unlabeled.protocols.layers import by_layers
 from unlabeled.protocols.request import Request
 from unlabeled.protocols.voc import notes_of, tell
 
@@ -92,7 +93,7 @@ def voc_detection(
     }
     (ap, area), (plain, plain_area) = ([value for _, value in result.run()] for result in results.values())
     (_, learnt), (_, tested) = sets
-    return {
+    scores: dict[str, Any] = {
         "map_11_point": ap,
         "map_area": area,
         "untrained": plain,
@@ -106,6 +107,7 @@ def voc_detection(
         "untrained_per_class": table(results["untrained"].scores, classes),
         "settings": asdict(how) | {"dtype": str(how.dtype)},
     }
+    return by_layers(run, "voc-detection", how.train, split, scores, "map_11_point")
 
 
 def settings(

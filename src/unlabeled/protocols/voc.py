@@ -31,6 +31,7 @@ from unlabeled.evaluation.voc_classification import (
     mean,
 )
 from unlabeled.evaluation.voc_segmentation import Pixels, SegmentationTraining, VocSegmentationProtocol
+from unlabeled.protocols.layers import by_layers
 from unlabeled.protocols.request import Request
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def voc_classification(
     names = learned.class_names
     known = test_labels != 0
     shares = ((test_labels > 0).double().sum(0) / known.sum(0).clamp(min=1)).numpy()
-    return {
+    scores = {
         "map": mean(trained["step"]),
         **{f"map_{one.replace('-', '_')}": mean(trained[one]) for one in DEFINITIONS if one != "step"},
         "untrained": mean(untrained["step"]),
@@ -110,6 +111,7 @@ def voc_classification(
         "skipped": dict(learned.skipped + store.skipped + scored.skipped + test.skipped),
         "notes": notes_of((learned, scored)),
     }
+    return by_layers(run, "voc-classification", how.train, split, scores, "map")
 
 
 def voc_segmentation(
@@ -158,7 +160,7 @@ def voc_segmentation(
     trained = protocol("trained")
     before, names = protocol("untrained").segmentation(), ["background", *learned.class_names]
     found = trained.segmentation()
-    return {
+    scores = {
         **dict(trained.run()),
         "untrained": before.mean_iou,
         "steps": how.steps,
@@ -169,6 +171,7 @@ def voc_segmentation(
         "skipped": dict(learned.skipped + scored.skipped),
         "notes": notes_of((learned, scored)),
     }
+    return by_layers(run, "voc-segmentation", how.train, split, scores, "mean_iou")
 
 
 def _splits(asked: Request, split: str, task: Task, most: Sequence[int | None]) -> tuple[VocSplit, VocSplit]:

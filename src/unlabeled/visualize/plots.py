@@ -99,10 +99,14 @@ def by_category(
     *,
     x_label: str,
     percent: bool = True,
+    bounded: bool = True,
     width: int = WIDTH,
     height: int = HEIGHT,
 ) -> str:
-    """Values at named places side by side, joined by lines, with intervals where they are known."""
+    """Values at named places side by side, joined by lines, with intervals where they are known.
+
+    Percentages are shares and stay between 0 and 100 % unless they are not `bounded`, as differences are not.
+    """
     reach = [
         value + sign * half
         for one in series
@@ -111,7 +115,7 @@ def by_category(
         for sign in (-1, 1)
     ]
     low, high = _bounds(reach)
-    if percent:
+    if percent and bounded:
         low, high = max(0.0, low), min(1.0, high)
     ends = [_end(one, percent) for one in series]
     right = max((len(label) for label, _ in ends if label), default=0) * CHARACTER + 20
