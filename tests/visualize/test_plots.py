@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlabeled.visualize.curves import dashes_of
-from unlabeled.visualize.plots import Box, Panel, Series, against, boxes, by_category, figure, ranked, trace
+from unlabeled.visualize.curves import BOLD, CHARACTER, dashes_of
+from unlabeled.visualize.plots import WIDTH, Box, Panel, Series, against, boxes, by_category, figure, ranked, trace
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -99,3 +99,18 @@ def test_points_against_a_setting_have_their_place_and_their_mean():
 
 def test_sixteen_curves_differ():
     assert len({(number % 4, dashes_of(number)) for number in range(16)}) == 16
+
+
+def test_bold_words_have_the_room_they_need() -> None:
+    def longest(svg: str, words: str) -> tuple[float, str]:
+        found = re.search(rf'<text x="([0-9.]+)"[^>]*font-weight[^>]*>({words}[^<]*)</text>', svg)
+        assert found is not None, svg
+        return float(found[1]), found[2]
+
+    svg = by_category(["a", "b"], [Series("behind a run of this name", [0.1, 0.2])], x_label="stage", bounded=False)
+    left, words = longest(svg, "behind")
+    assert left + len(words) * CHARACTER * BOLD <= WIDTH
+    # A difference is read against none at all: the axis has a 0.
+    assert ">0 %</text>" in svg
+    right, words = longest(ranked([("hubble_deep_field", 0.1), ("hubble_deep_field", 0.2)]), "hubble")
+    assert len(words) * CHARACTER * BOLD <= right

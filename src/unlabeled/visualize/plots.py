@@ -114,11 +114,12 @@ def by_category(
         if value is not None
         for sign in (-1, 1)
     ]
-    low, high = _bounds(reach)
+    # A difference is read against none at all.
+    low, high = _bounds(reach if bounded else [*reach, 0.0])
     if percent and bounded:
         low, high = max(0.0, low), min(1.0, high)
     ends = [_end(one, percent) for one in series]
-    right = max((len(label) for label, _ in ends if label), default=0) * CHARACTER + 20
+    right = max((len(label) for label, _ in ends if label), default=0) * CHARACTER * BOLD + 20
     frame = Plot(46, 8, width - 46 - right, height - 8 - 40, -0.4, len(names) - 0.6, low, high)
     parts = _grid(frame, percent)
     every = math.ceil(max(len(name) for name in names) * CHARACTER * len(names) / frame.width + 0.1)
@@ -247,7 +248,9 @@ def ranked(items: Sequence[tuple[str, float]], *, first: bool = True, width: int
     for i, (name, value) in enumerate(items):
         y = i * row + (5 if first and i else 0)
         own = first and i == 0
-        parts.append(text(left - 8, y + 15, shortened(name, left - 10), anchor="end", bold=own))
+        parts.append(
+            text(left - 8, y + 15, shortened(name, (left - 10) / (BOLD if own else 1)), anchor="end", bold=own)
+        )
         parts.append(rectangle(left, y + 3, scale, row - 6, GRID))
         parts.append(
             rectangle(left, y + 3, scale * min(max(value, 0.0), 1.0), row - 6, "#8d99a3" if own else COLOURS[0])
