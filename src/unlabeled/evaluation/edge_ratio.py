@@ -18,6 +18,7 @@ import torch
 
 from unlabeled import metrics
 from unlabeled.cluster.graph import knn_graph
+from unlabeled.distributed import alone
 from unlabeled.errors import DataError
 
 NEIGHBORS = 10
@@ -55,7 +56,9 @@ class EdgeRatioProtocol:
             raise DataError(
                 f"every image needs one label, got {len(self.features)} features and {len(self.labels)} labels."
             )
-        neighbors, _ = knn_graph(self.features, min(self.neighbors, len(self.features) - 1))
+        # Every rank has all rows, where the graph of a clustering is made of shards.
+        with alone():
+            neighbors, _ = knn_graph(self.features, min(self.neighbors, len(self.features) - 1))
         return metrics.edge_ratio(neighbors, self.labels).per_class
 
     def chance(self) -> float:

@@ -12,6 +12,7 @@ from unlabeled.cluster import whitening
 from unlabeled.cluster.cliques import Cliques
 from unlabeled.cluster.cliques import cliques as find_cliques
 from unlabeled.cluster.graph import knn_graph
+from unlabeled.distributed import alone
 from unlabeled.errors import ConfigError, DataError, unknown_name
 from unlabeled.evaluation.edge_ratio import NEIGHBORS as EDGES
 from unlabeled.evaluation.edge_ratio import EdgeRatioProtocol
@@ -169,7 +170,9 @@ def cliques(run: Run, asked: Request, *, neighbors: int = CLIQUE_NEIGHBORS) -> d
 
     def find(backbone: Backbone, title: str) -> Cliques:
         rows = described(run, run.features_of(store, backbone, title)[taken])
-        graph, _ = knn_graph(rows, min(neighbors, len(rows) - 1))
+        # Every rank has all rows.
+        with alone():
+            graph, _ = knn_graph(rows, min(neighbors, len(rows) - 1))
         return find_cliques(graph)
 
     trained, untrained = find(run.backbone, "trained"), find(run.untrained_backbone(), "untrained")
