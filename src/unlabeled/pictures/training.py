@@ -23,12 +23,24 @@ NAME_WIDTH = 130
 """Pixels that such a name may take."""
 _PERCENT = {
     *("knn", "knn_bank", "knn_output", "knn_test", "moved_share", "labelled_share", "largest_share", "size_entropy"),
-    *("edge_ratio", "zeros_after_relu", "pca_first_share", "pca_share_kept"),
+    *("edge_ratio", "zeros_after_relu", "pca_first_share", "pca_share_10", "pca_share_kept"),
+    *(
+        "nearest",
+        "nearest_bank",
+        "nearest_output",
+        "dead_dims",
+        "backbone_dead_dims",
+        "prediction_share",
+        "prediction_entropy",
+    ),
 }
 # Key in the journal: words above its chart, and how to read it.
 _WORDS = {
     "loss": ("Loss", "How badly the network predicts the targets; below the dashed line it does better than guessing."),
     "knn": ("kNN accuracy", "Share of held-out images whose nearest neighbours carry their label."),
+    "nearest": ("Accuracy of a single neighbour", "Share of held-out images whose nearest one carries their label."),
+    "nearest_bank": ("Accuracy of a single neighbour, memory bank", "The same, of the rows of the bank."),
+    "nearest_output": ("Accuracy of a single neighbour, outputs", "The same, of the head's output."),
     "knn_bank": ("kNN accuracy in the memory bank", "The same, of the rows of the bank."),
     "knn_output": ("kNN accuracy of the outputs", "The same, of the head's output."),
     "nmi_previous": ("NMI with the clustering before", "0: unrelated, 1: the same partition."),
@@ -46,6 +58,15 @@ _WORDS = {
     "feature_std": ("Spread of the features", "Mean standard deviation of a unit feature, in units of 1 / √dims."),
     "pca_first_share": ("First principal direction", "Share of the variance it holds."),
     "pca_share_kept": ("Directions kept by PCA", "Share of the variance they hold."),
+    "pca_share_10": ("First ten principal directions", "Share of the variance they hold."),
+    "uniformity": ("Uniformity of the features", "0: all the same; about -4: spread evenly over the sphere."),
+    "dead_dims": ("Dead dimensions", "Share of the feature's dimensions that hardly vary."),
+    "prediction_share": ("Commonest answer", "Share of the views that the network gave it to."),
+    "prediction_entropy": ("Evenness of the answers", "100 %: all answers as often; near 0: always the same one."),
+    "backbone_mean_cosine": ("Mean cosine, backbone", "Of what is before the head; 1: a collapse."),
+    "backbone_uniformity": ("Uniformity, backbone", "Of what is before the head."),
+    "backbone_effective_rank": ("Effective rank, backbone", "Of what is before the head."),
+    "backbone_dead_dims": ("Dead dimensions, backbone", "Of what is before the head."),
     "zeros_after_relu": ("Zeros after the ReLU", "Share of the feature that is zero."),
     "inertia": ("Inertia of k-means", "Mean squared distance of an image to its centre."),
     "lr": ("Learning rate", ""),
