@@ -178,3 +178,15 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = nearest_neighbors(train, test, 20)
     assert torch.equal(whole.index, parts.index)
     torch.testing.assert_close(whole.similarity, parts.similarity)
+
+
+@pytest.mark.parametrize("queries", [1, 7, knn.FEW])
+def test_few_queries_are_searched_as_many_are(queries: int, monkeypatch: pytest.MonkeyPatch):
+    random = torch.Generator().manual_seed(3)
+    train = torch.randn(9000, 24, generator=random) * (0.1 + torch.rand(9000, 1, generator=random))
+    test = torch.randn(queries, 24, generator=random)
+    few = knn.nearest_neighbors(train, test, 10)
+    monkeypatch.setattr(knn, "FEW", 0)
+    many = knn.nearest_neighbors(train, test, 10)
+    assert torch.equal(few.index, many.index)
+    torch.testing.assert_close(few.similarity, many.similarity)

@@ -38,6 +38,8 @@ QUERIES = 256
 """Test rows scored at once at most: more would not be faster."""
 SAMPLED = 16
 """One in so many training rows tells where the threshold of a test row lies."""
+FEW = 16
+"""Test rows up to which preparing the training rows for a fast search costs more than it saves."""
 GROUP = 8
 """Test rows whose candidates are scored again at once: a few thousand features, which stay in the cache."""
 
@@ -78,7 +80,10 @@ def _search(train: torch.Tensor, test: torch.Tensor, k: int, precision: Precisio
     # Index and similarity of the neighbors in the order of their index: a vote has no use for a better one.
     _check_rows(train, test, k)
     k = min(k, len(train))
-    base, queries = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
+    queries = F.normalize(test.float(), dim=1)
+    if len(queries) <= FEW:
+        return _search_few(train.float(), queries, k)
+    base = F.normalize(train.float(), dim=1)
     search = _Search(base, resolve_precision(precision, base.device), k)
     if search.is_small:
         blocks = [_search_float32(base, part, k) for part in queries.split(search.queries)]
@@ -287,6 +292,14 @@ class _Search:
             scores[part, :width] = products.sum(dim=2)
         beyond = torch.arange(scores.shape[1], device=scores.device) >= counts[:, None]
         return scores.masked_fill_(beyond, -math.inf)
+
+
+def _search_few(train: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    # Without a second table of unit rows: writing it would cost many times what so few queries do.
+    lengths = torch.linalg.vector_norm(train, dim=1).clamp(min=1e-12)
+    blocks = [_best(part @ train.T / lengths, k) for part in queries.split(max(SCORES // len(train), 1))]
+    index, scores = map(torch.cat, zip(*blocks, strict=True))
+    return index, scores
 
 
 def _search_float32(base: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
