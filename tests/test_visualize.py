@@ -184,6 +184,7 @@ def test_curves_of_several_runs_are_in_the_same_charts(run: Run, tmp_path: Path)
     assert {row["own_number"] for row in rows if row["run"] != names[1]} == {""}
     drawing = paths[0].read_text()
     assert drawing.count("stroke-dasharray") > 0 and "Loss" in drawing and "own number" in drawing
+    assert "below the dashed line" not in drawing and "guessing" not in drawing
     # A run has one colour in all charts, also where it alone has the number.
     own = next(part for part in drawing.split("<svg ") if "own number</title>" in part)
     assert 'class="line-2' in own and 'class="line-1' not in own

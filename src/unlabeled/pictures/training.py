@@ -142,9 +142,11 @@ def _panel(key: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Panel:
         label = plots.shortened(name, NAME_WIDTH) if len(runs) > 1 else ""
         lines.append(Line(label, [float(record["epoch"]) for record in measured], [value(r, key) for r in measured]))
         chance = [found for record in epochs if (found := value(record, "chance_loss")) is not None]
-        # Of several runs each guesses among a number of its own.
+        # Of several runs each guesses among a number of its own, and there is no line to be below.
         if key == "loss" and chance and len(runs) == 1:
             levels = [Level("guessing", chance[-1])]
+    if key == "loss" and not levels:
+        note = note.partition(";")[0] + "."
     chart = svg(
         lines,
         title=heading,
