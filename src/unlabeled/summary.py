@@ -15,7 +15,7 @@ from unlabeled import __version__, health, progress
 from unlabeled.catalogue import Catalogue
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import alone
-from unlabeled.errors import RunError
+from unlabeled.errors import RunError, typed
 from unlabeled.methods import method_class
 from unlabeled.overview import overview
 from unlabeled.pictures.inside import inside
@@ -55,7 +55,7 @@ def facts(run: Run, store: ImageStore) -> ReportFacts:
     seen = overview(run, store)
     return ReportFacts(
         title=run.path.resolve().name,
-        subtitle=f"{run.config.method} on {len(store):,} images from {Path(run.record.data).name}",
+        subtitle=f"{run.config.method} on {progress.counted(len(store), 'image')} from {Path(run.record.data).name}",
         verdict=verdict,
         run=run_facts(run, store, epochs),
         history=history,
@@ -72,7 +72,7 @@ def facts(run: Run, store: ImageStore) -> ReportFacts:
             for key, name in (("raw_pixels", "raw pixels"), ("untrained", "untrained network"), ("knn", "this run"))
             if key in scores
         },
-        score_name=f"kNN accuracy on {scores['test_images']:,} held-out images" if scores else "",
+        score_name=f"kNN accuracy on {progress.counted(scores['test_images'], 'held-out image')}" if scores else "",
         next_steps=next_steps(verdict, catalogue, bool(scores)),
         commands=commands(run),
         generator=f"unlabeled {__version__}",
@@ -107,7 +107,7 @@ def run_facts(run: Run, store: ImageStore, epochs: list[dict[str, Any]]) -> dict
             "backbone": config.backbone,
             "input": config.stem,
             "view": f"{config.image_size} pixels",
-            "batch": f"{config.batch_size} on each of {environment['processes']} processes",
+            "batch": f"{config.batch_size} on each of {progress.counted(environment['processes'], 'process', 'processes')}",
             "learning rate": f"{config.lr:g}, {config.schedule}",
         },
         "time": {
@@ -221,7 +221,8 @@ def next_steps(verdict: health.Verdict, catalogue: Catalogue, has_scores: bool) 
         steps.append(f"{verdict.advice[:1].upper()}{verdict.advice[1:]}.")
     unlike = int(catalogue.unlike.sum())
     if unlike:
-        steps.append(f"Look at the {unlike:,} images marked `unlike` in clusters.csv: they resemble nothing else here.")
+        marked = progress.counted(unlike, "image")
+        steps.append(f"Look at the {marked} marked `unlike` in clusters.csv: nothing else here looks like that.")
     if not has_scores:
         steps.append(
             "If some images have labels, score the features: `unlabeled evaluate knn RUN DATA --labels folder`."
@@ -232,7 +233,7 @@ def next_steps(verdict: health.Verdict, catalogue: Catalogue, has_scores: bool) 
 
 def commands(run: Run) -> list[tuple[str, str]]:
     """Command lines to go on with."""
-    name = run.path.name
+    name = typed(run.path.resolve().name)
     return [
         (f"unlabeled embed {name} NEW_IMAGES --out features.npy", "features of new images"),
         (f"unlabeled cluster {name} --to-folders sorted", "one folder of images for each cluster"),
