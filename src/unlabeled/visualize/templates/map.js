@@ -6,7 +6,7 @@ const imageMap = (() => {
   const EDGE = 24;
   const LISTED = 12;
   const DRAWN_ONE_BY_ONE = 15000; // more points than these are written into pixels, without their shapes
-  const RINGED = 1500; // of more chosen images the others are faded instead
+  const RINGED = 40; // more rings would hide what they are around: the images that are not chosen fade instead
   const GRID = 256;
   // Okabe and Ito's colours, told apart with any kind of colour vision; after eight the shape of the point changes.
   const PALETTE = {
