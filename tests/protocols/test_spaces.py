@@ -55,6 +55,18 @@ def test_output_and_bank_are_the_heads(instance: Run) -> None:
     assert scores["untrained"] == instance.evaluate("knn", space="output")["untrained"]
 
 
+def test_the_bank_of_a_subset_has_the_labels_of_its_images(instance: Run, tmp_path: Path) -> None:
+    photos, own = Path(instance.record.data), {"method": "instance", "embedding_dims": 16, "lr": 0.01, "epochs": 1}
+    settings = SETTINGS | own | {"subset": 20, "batch_size": 10, "temperature": 0.5}
+    run = unlabeled.train(photos, tmp_path / "run", cache=tmp_path / "cache", **settings)
+    method, labels = run.method, labels_of(run)
+    outputs = method.outputs(run.features_of(run.record.open(photos)))
+    voters = method.memory.bank, labels[method.chosen]
+    scores = run.evaluate("knn-bank", photos, test=photos, neighbors=5)
+    assert scores["knn_bank"] == pytest.approx(knn_accuracy(*voters, outputs, labels, k=5, temperature=0.5))
+    assert scores["train_images"] == 20
+
+
 def test_the_untrained_output_is_that_of_the_head_before_its_first_step(instance: Run) -> None:
     assert not torch.equal(instance.method.head.linear.weight, instance.untrained_method().head.linear.weight)
     assert torch.equal(instance.untrained_method().head.linear.weight, instance.untrained_method().head.linear.weight)

@@ -11,6 +11,7 @@ from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import open_source
 from unlabeled.errors import DataError, RunError
 from unlabeled.evaluation.knn import KnnProtocol
+from unlabeled.methods.base import fixed_subset
 from unlabeled.models.heads import l2_head
 from unlabeled.protocols.labelled import labelled
 from unlabeled.protocols.neighbors import check_neighbors
@@ -42,9 +43,13 @@ def knn_bank(run: Run, asked: Request, *, neighbors: int = 200) -> dict[str, flo
         raise DataError("knn-bank needs --test: labelled images that are not among those of the memory bank.")
     source = open_source(asked.data)
     ids = torch.from_numpy(read_labels(source, asked.labels).ids)
-    if len(ids) != len(bank):
-        # Files that cannot be read have no row.
+    # Images outside the subset have no row, where there is one.
+    subset, images = run.config.subset, run.record.count if run.config.subset else len(bank)
+    if len(ids) != images:
+        # Files that cannot be read have none either.
         ids = ids[torch.as_tensor(run.record.open(source).index_in_source)]
+    if subset and len(ids) == images:
+        ids = ids[fixed_subset(images, subset, run.config.seed)]
     if len(ids) != len(bank):
         raise DataError(
             f"the memory bank has {len(bank):,} rows and {asked.data} {len(ids):,} images: give the images it was trained on."
