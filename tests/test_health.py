@@ -140,7 +140,10 @@ def test_the_paragraph_gives_verdict_numbers_and_advice() -> None:
     assert text.startswith(
         "The run looks healthy. The loss went from 4.56 in epoch 1 to 4.41 in epoch 4; guessing would give 4.61."
     )
-    assert "100 of 100 clusters are in use, the largest with 4 % of the images." in text
+    assert (
+        "In the last clustering of the training 100 of 100 clusters are in use, the largest with 4 % of the images."
+        in text
+    )
     assert "NMI" in text
     assert Verdict("collapsing", "a reason", "try this").paragraph() == "The run is collapsing: a reason. Try this."
 

@@ -39,6 +39,12 @@ def is_kept(config: Config, num_images: int, epoch: int) -> bool:
     return (epoch // _period(config)) % every(config, num_images) == 0
 
 
+def is_made(config: Config, epoch: int) -> bool:
+    """Whether `epoch` (from 0) of a DeepCluster run begins with a clustering: not a last stretch shorter than the others."""
+    period = _period(config)
+    return epoch % period == 0 and (epoch == 0 or epoch + period <= config.epochs)
+
+
 def smallest_type(num_clusters: int) -> np.dtype[np.signedinteger]:
     """The smallest signed integer that holds -1 (no cluster) to `num_clusters` - 1."""
     return next(

@@ -74,7 +74,7 @@ class Verdict:
         opening = {
             "healthy": "The run looks healthy",
             "warming up": "The run is still warming up",
-            "uneven": "The run learns, but its clusters are uneven",
+            "uneven": "The run is sound, but its clusters are uneven",
             "not learning": "The run is not learning",
             "collapsing": "The run is collapsing",
             "unstable": "The run is unstable",
@@ -297,7 +297,9 @@ def _facts(history: Sequence[Record]) -> tuple[str, ...]:
     if "num_clusters" in last:
         used = last["num_clusters"] - last.get("empty_clusters", 0)
         share = f", the largest with {_percent(last['largest_share'])} of the images" if "largest_share" in last else ""
-        facts.append(f"{used:,.0f} of {last['num_clusters']:,.0f} clusters are in use{share}")
+        facts.append(
+            f"in the last clustering of the training {used:,.0f} of {last['num_clusters']:,.0f} clusters are in use{share}"
+        )
     if "nmi_previous" in last:
         facts.append(f"the last two groupings agree to {last['nmi_previous']:.2f} (NMI: 0 unrelated, 1 the same)")
     if "effective_rank" in last:

@@ -69,12 +69,15 @@ def test_a_cluster_that_is_exposure_gets_a_sentence():
     )
     texts = {trait.cluster: trait.text for trait in found.traits}
     assert set(texts) == {2, 7}
-    assert "Cluster 7 is brightness: its images are darker than 100 % of the others" in texts[7]
+    assert "Cluster 7 is brightness: its images are darker than all others" in texts[7]
     assert "if that is exposure and not content, add colour jitter" in texts[7]
     assert "Cluster 2 is colour: 100 % of its images are 'blue'" in texts[2] and "--stem sobel" in texts[2]
     assert found.statistics[0].name == "brightness" and found.statistics[0].is_notable
     assert found.statistics[-1].name == "contrast" and not found.statistics[-1].is_notable
-    assert "2 clusters are set apart by one plain statistic; the clearest: Cluster" in found.summary
+    assert (
+        "2 clusters are set apart by one plain statistic (brightness 1, colour 1); the clearest: Cluster"
+        in found.summary
+    )
     assert [trait["images"] for trait in found.to_json()["traits"]] == [50, 50]
 
 

@@ -77,7 +77,7 @@ def page(facts: ReportFacts) -> str:
 def test_structure(page: str, facts: ReportFacts) -> None:
     outline = Outline(page)
     text = " ".join(outline.text)
-    assert "The network is learning." in text
+    assert "The network is learning: 20.7 points better than before training." in text
     assert "77.7 %" in text
     assert "1,260" in text  # images: the sum of the cluster sizes
     cards = [attributes for attributes in outline.all("li") if "data-id" in attributes]

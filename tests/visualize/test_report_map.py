@@ -114,7 +114,8 @@ def test_the_page_holds_the_data_and_names_stay_text(page: str, facts: ReportFac
     assert hashes is not None
     assert len(hashes.group(1).split()) == 3
     assert "The clusters have to do with brightness" in " ".join(outline.text)
-    assert "stability 0.30 (made by chance)" in page
+    assert "stability 0.30</p>" in page
+    assert "Splits differently when the images are clustered again; like <a" in page
     assert "Like <a" in page
     ids = [attributes["id"] for _, attributes in outline.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))

@@ -11,6 +11,7 @@ of the cluster in this statistic than a random other image (the area under the c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -195,7 +196,9 @@ def _number_apart(one: Statistic, own: NDArray[np.float64], others: NDArray[np.f
     side, share = (one.high, below) if below >= above else (one.low, above)
     if share < 0.7:
         return score, f"its images are alike in {one.name}, in the middle of the range"
-    return score, f"its images are {side} than {100 * share:.0f} % of the others"
+    # No more than the percentage says: of many images some may lie beyond and still round to a hundred.
+    than = "all others" if share == 1 else f"{min(100 * share, 99):.0f} % of the others"
+    return score, f"its images are {side} than {than}"
 
 
 def _category_apart(one: Statistic, own: NDArray[np.float64], others: NDArray[np.float64]) -> tuple[float, str]:
@@ -218,5 +221,9 @@ def _summary(found: Sequence[Explained], traits: Sequence[Trait]) -> str:
         parts.append(f"The clusters have to do with {', '.join(names)}.")
     if traits:
         plural = "clusters are" if len(traits) > 1 else "cluster is"
-        parts.append(f"{len(traits)} {plural} set apart by one plain statistic; the clearest: {traits[0].text}")
+        by = Counter(one.statistic for one in traits).most_common()
+        names = ", ".join(f"{name} {times}" for name, times in by)
+        parts.append(
+            f"{len(traits)} {plural} set apart by one plain statistic ({names}); the clearest: {traits[0].text}"
+        )
     return " ".join(parts)

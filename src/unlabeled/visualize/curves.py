@@ -21,8 +21,8 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3")
 INK, MUTED, GRID = "#1c2126", "#5c6670", "#dde1e4"
 CHARACTER = 6.1
 """Mean width of a character at 11.5 px, for margins."""
-BOLD = 1.12
-"""How much wider bold ones are."""
+BOLD = 1.32
+"""How much wider bold ones are, in the widest of the fonts."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Line:
     label: str
     x: Sequence[float]
     y: Sequence[float | None]
+    mark: float | None = None
+    """Where on the horizontal axis the value is written, with a dot, instead of at the end."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,12 @@ def svg(
     if x_low == x_high:
         x_low, x_high = x_low - 0.5, x_high + 0.5
     ends = [
-        (f"{line.label} {_number(part[-1][1], percent)}", part[-1][1], f"line-{i % 4 + 1}", COLOURS[i % 4])
+        (
+            line.label if line.mark is not None else f"{line.label} {_number(part[-1][1], percent)}",
+            part[-1][1],
+            f"line-{i % 4 + 1}",
+            COLOURS[i % 4],
+        )
         for i, (line, part) in enumerate(zip(lines, points, strict=True))
         if part
     ]
@@ -132,6 +139,7 @@ def svg(
         parts.append(_rule(plot.left, y, plot.left + plot.width, y, "level", MUTED, "4 3"))
     for i, line in enumerate(lines):
         parts += _curve(plot, line, i)
+    parts += _marks(plot, lines, percent)
     parts += _end_labels(plot, ends)
     return _document(parts, title, description, (width, height))
 
@@ -280,6 +288,24 @@ def _curve(plot: Plot, line: Line, number: int) -> list[str]:
     few = sum(map(len, pieces)) <= 12
     dots = [point for piece in pieces for point in (piece if few or len(piece) == 1 else piece[-1:])]
     parts += [f'<circle class="{name} dot" cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{colour}"/>' for x, y in dots]
+    return parts
+
+
+def _marks(plot: Plot, lines: Sequence[Line], percent: bool) -> list[str]:
+    """Dots with their values below and to the right of them, where a rising curve leaves room; moved apart if they overlap."""
+    found = [
+        (plot.x(x), plot.y(y), _number(y, percent), i)
+        for i, line in enumerate(lines)
+        for x, y in zip(line.x, line.y, strict=True)
+        if x == line.mark and y is not None and math.isfinite(y)
+    ]
+    parts: list[str] = []
+    below = -math.inf
+    for x, y, words, i in sorted(found, key=lambda one: one[1]):
+        below = max(y + 14, below + 14)
+        name, colour = f"line-{i % 4 + 1}", COLOURS[i % 4]
+        parts.append(f'<circle class="{name} dot" cx="{x:.1f}" cy="{y:.1f}" r="3.6" fill="{colour}"/>')
+        parts.append(_text(x + 6, below, words, f"label {name}", "start", colour))
     return parts
 
 

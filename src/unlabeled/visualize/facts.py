@@ -164,8 +164,14 @@ class ReportFacts:
     """Images trained on; the sum of the cluster sizes where not given."""
     skipped: Sequence[tuple[str, str]] = ()
     """Files that could not be read: (name, reason)."""
+    method: str = ""
+    """Name of the method, which decides what the curves are said to show; empty if not known."""
+    rewritten: Sequence[int] | None = None
+    """Epochs, from 1, that began with a clustering or in which images and codes were matched; None if not known."""
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
     """Fractions to compare, in this order, the run's own last: {"raw pixels": .34, "untrained network": .57, …}."""
+    num_tested: int = 0
+    """Images that the scores were measured on; 0 if not known."""
     score_name: str = "kNN accuracy"
     next_steps: Sequence[str] = ()
     """What to try next, one sentence each."""

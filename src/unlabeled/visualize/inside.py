@@ -12,6 +12,11 @@ from unlabeled.visualize.facts import Inside
 
 _TIMES = {"trained": "after training", "untrained": "before training"}
 _STEMS = {"sobel": "Sobel filters", "sobel_nat": "Sobel filters", "highpass": "high-pass filter"}
+_TELLING = 5
+"""Pixels a side from which a filter has room for a stripe."""
+_SATURATED = 0.99
+_LEAST_DIRECTIONS = 10
+"""The spectrum is drawn to where all curves have this share of the variance, and at least so far."""
 _NAMED = 3
 """Files named to those who do not see the pictures; the others are the same kind of thing, and names are long."""
 
@@ -47,13 +52,17 @@ def _looked_at(looked_at: int, total: int) -> str:
 
 
 def _filters_note(found: Inside) -> str:
+    height, width = found.filters.shape[1:3]
     stretched = "Each is stretched from its smallest to its largest value; both pictures have them in the same order."
+    if min(height, width) < _TELLING:
+        stretched = f"At {height} × {width} pixels a filter shows little: a colour, or on which side it wants light. {stretched}"
     if found.stem:
-        height, width = found.filters.shape[1:3]
         return (
             f"What each looks for in the grey image: the filter together with the fixed {_STEMS.get(found.stem, found.stem)} in "
             f"front of it, {height} × {width} pixels. {stretched}"
         )
+    if min(height, width) < _TELLING:
+        return stretched
     return f"Edges, stripes and colours where it learned something, noise where it did not. {stretched}"
 
 
@@ -79,23 +88,34 @@ def _spectrum(spectrum: Mapping[str, Sequence[float]]) -> list[tuple[str, str, A
     """Heading, note and chart; nothing where there were too few images for a direction."""
     from markupsafe import Markup
 
-    lines = [
-        curves.Line(name, [float(k + 1) for k in range(len(shares))], list(shares))
-        for name, shares in spectrum.items()
-        if shares
-    ]
-    if not lines:
+    known = {name: shares for name, shares in spectrum.items() if shares}
+    if not known:
         return []
+    full = max(next((i for i, share in enumerate(one) if share >= _SATURATED), len(one)) for one in known.values())
+    end = max(full + 1, _LEAST_DIRECTIONS)
+    telling = _telling([shares[:end] for shares in known.values()])
+    lines = [
+        curves.Line(name, [k + 1.0 for k in range(len(shares[:end]))], list(shares[:end]), mark=telling)
+        for name, shares in known.items()
+    ]
     first = " and ".join(f"{100 * (one.y[0] or 0):.0f} % {_TIMES.get(one.label, one.label)}" for one in lines)
     note = (
         "Share of the features' variance in their first k principal directions. The first one alone holds "
-        f"{first}: the lower the curve, the more directions the network uses."
+        f"{first}: the lower the curve, the more directions the network uses. The dots: the share of the first {telling}."
     )
     chart = curves.svg(
         lines, title="Spectrum of the features", description=note, x_label="principal directions k", y_range=(0, 1),
         percent=True,
     )  # fmt: skip
     return [("How many directions does it use?", note, Markup(chart))]
+
+
+def _telling(shares: Sequence[Sequence[float]]) -> int:
+    """The number of directions at which the curves are farthest apart; of one alone that which holds half the variance."""
+    if len(shares) == 1:
+        return next(i + 1 for i, share in enumerate(shares[0]) if share >= 0.5 or i + 1 == len(shares[0]))
+    apart = [max(values) - min(values) for values in zip(*shares, strict=False)]
+    return 1 + apart.index(max(apart))
 
 
 def _edges(found: Inside) -> list[tuple[str, str, Any]]:

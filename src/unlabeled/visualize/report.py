@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -25,12 +26,12 @@ from unlabeled.runfolder import replacing
 from unlabeled.visualize import atlas, curves, inside, sprites
 from unlabeled.visualize.facts import Atlas, Cluster, Colouring, Neighbours, ReportFacts, Value
 from unlabeled.visualize.page import environment
-from unlabeled.visualize.training_charts import epoch_table, number, training_charts
+from unlabeled.visualize.training_charts import epoch_table, loss_word, number, one_point, training_charts
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from unlabeled.evaluation.explain import Explanation
+    from unlabeled.evaluation.explain import Explanation, Trait
 
 __all__ = ["Atlas", "Cluster", "Colouring", "Neighbours", "ReportFacts", "render", "write_report"]
 
@@ -38,6 +39,8 @@ THUMBNAILS_PER_CLUSTER = 12
 MOST_THUMBNAILS = 2400
 """Thumbnails in the gallery of one report; with very many clusters each shows fewer, then only the first are shown."""
 FEWEST_PER_CLUSTER = 4
+EXAMPLES = 8
+"""Clusters named as set apart by a plain statistic; the others are folded away."""
 MOST_SKIPPED = 200
 TILES_ACROSS = 24
 _STYLES = ("report.css", "inside.css", "map.css", "report_atlas.css")
@@ -55,10 +58,9 @@ _MARKS = {
     "collapsing": ("bad", "Collapsing"),
     "unstable": ("bad", "Unstable"),
 }
+# Of the other two the headline says what is known of the features.
 _OPENINGS = {
-    "healthy": "The network is learning.",
     "warming up": "It is too early to say whether the network is learning.",
-    "uneven": "The network is learning, but its clusters are uneven.",
     "not learning": "The network is not learning.",
     "collapsing": "The network is collapsing: more and more images look alike to it.",
     "unstable": "The training has become unstable.",
@@ -86,20 +88,30 @@ def render(facts: ReportFacts) -> str:
     network = None if facts.inside is None else inside.section(facts.inside, pictures, facts.num_images)
     sheets, tiles = sprites.pack(pictures, columns=TILES_ACROSS)
     mark, word = _MARKS.get(facts.verdict.status, ("open", facts.verdict.status))
+    gain = _gain(facts)
+    if facts.verdict.status == "healthy" and gain is not None and not gain.is_above:
+        mark, word = "doubt", "Healthy, but no gain"
     template = _environment().get_template("report.html.j2")
     return template.render(
         facts=facts,
         mark=mark,
         status=word,
-        opening=_OPENINGS.get(facts.verdict.status, facts.verdict.status),
-        evidence=[_sentence(part) for part in (facts.verdict.sentence, *facts.verdict.facts) if part],
+        opening=_opening(facts, gain),
+        evidence=[
+            _sentence(part)
+            for part in (facts.verdict.sentence, "" if gain is None else gain.text, *facts.verdict.facts)
+            if part
+        ],
         advice=_sentence(facts.verdict.advice),
         headlines=_headlines(facts, sizes),
         charts=[(heading, note, Markup(picture)) for heading, note, picture in training_charts(facts)],
-        epochs=epoch_table(facts.history),
+        epochs=epoch_table(facts),
+        one_point=one_point(facts),
+        loss_word=loss_word(facts.method),
+        has_chance=any(number(record, "chance_loss") is not None for record in facts.history),
         score_chart=Markup(_score_chart(facts)),
         clusters=clusters,
-        num_hidden=len(facts.clusters) - len(clusters),
+        num_hidden=max(len(sizes), len(facts.clusters)) - len(clusters),
         sizes=_size_facts(sizes),
         size_chart=Markup(_size_chart(sizes)),
         neighbours=neighbours,
@@ -117,6 +129,63 @@ def render(facts: ReportFacts) -> str:
         inside=network,
         learned=None if facts.explanation is None else _learned(facts.explanation, {one["id"] for one in clusters}),
     )
+
+
+@dataclass(frozen=True)
+class _Gain:
+    """What training did to the score of the features."""
+
+    change: float
+    """Score of the run less that of the untrained network."""
+    noise: float
+    """Two standard errors of that change."""
+    text: str
+    """Both scores, one clause."""
+
+    @property
+    def is_above(self) -> bool:
+        """Whether the run is better by more than chance."""
+        return self.change > self.noise
+
+
+def _gain(facts: ReportFacts) -> _Gain | None:
+    """None where the run or the untrained network has no score.
+
+    The standard error is that of the difference of two shares of `num_tested` images, as if each network had images of
+    its own; with the same images it is at most that where the networks err alike.
+    """
+    before = facts.scores.get("untrained network")
+    if before is None or len(facts.scores) < 2:
+        return None
+    after = list(facts.scores.values())[-1]
+    errors = (after * (1 - after) + before * (1 - before)) / max(facts.num_tested, 1)
+    noise = 2 * math.sqrt(max(errors, 0.0)) if facts.num_tested else 0.0
+    text = f"{facts.score_name}: {_percent(after)}, before training {_percent(before)}"
+    if noise:
+        text += f"; a difference of up to {100 * noise:.1f} points may be chance"
+    return _Gain(after - before, noise, text)
+
+
+def _opening(facts: ReportFacts, gain: _Gain | None) -> str:
+    """The headline: what is known, and no more."""
+    status = facts.verdict.status
+    if status not in ("healthy", "uneven"):
+        return _OPENINGS.get(status, status)
+    if gain is None:
+        seen = "The loss falls" if _loss_falls(facts.history) else "Nothing has gone wrong"
+        known = f"{seen}; whether the features got better is unknown until they are scored (`unlabeled evaluate knn`)."
+    elif gain.is_above:
+        known = f"The network is learning: {100 * gain.change:.1f} points better than before training."
+    elif gain.change < -gain.noise:
+        known = "Training made the features worse than those of the untrained network."
+    else:
+        known = "The features are no better than those of the untrained network."
+    return known + (" The clusters are uneven." if status == "uneven" else "")
+
+
+def _loss_falls(history: Sequence[Mapping[str, Any]]) -> bool:
+    found = [value for record in history if "step" not in record and (value := number(record, "loss")) is not None]
+    return len(found) > 1 and found[-1] < found[0]
 
 
 @cache
@@ -216,8 +285,23 @@ def _learned(explanation: Explanation, shown: set[int]) -> dict[str, Any]:
             )
             for one in found
         ],
-        "traits": [(one.cluster, one.cluster in shown, one.text) for one in explanation.traits],
+        **_examples(explanation, shown),
     }
+
+
+def _examples(explanation: Explanation, shown: set[int]) -> dict[str, Any]:
+    """Some clusters that a statistic sets apart, of each statistic in turn, and the others; what to do is said once of each."""
+    queues: dict[str, list[Trait]] = {}
+    for one in explanation.traits:
+        queues.setdefault(one.statistic, []).append(one)
+    longest = max(map(len, queues.values()), default=0)
+    ordered = [queue[i] for i in range(longest) for queue in queues.values() if i < len(queue)]
+    first = {id(queue[0]) for queue in queues.values()}
+    rows = [
+        (one.cluster, one.cluster in shown, one.text if id(one) in first else _sentence(one.text.split(";")[0]))
+        for one in ordered
+    ]
+    return {"examples": rows[:EXAMPLES], "others": sorted(rows[EXAMPLES:], key=lambda row: row[0])}
 
 
 def _atlas_text(one: Atlas, run: str) -> str:

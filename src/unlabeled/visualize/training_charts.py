@@ -16,28 +16,25 @@ _PANELS = (
         "loss",
         "loss",
         "Is the puzzle being solved?",
-        "The loss says how badly the network predicts which cluster an image is in. Below the dashed line it "
-        "does better than guessing.",
+        "The loss says how badly the network predicts its targets.",
     ),
     (
         "nmi_previous",
         "NMI",
         "Are the clusters settling?",
-        "Agreement (NMI) of each clustering with the one before it: 0 is unrelated, 1 the same. A healthy run "
-        "climbs and then flattens.",
+        "Agreement (NMI) of each clustering with the one before it: 0 is unrelated, 1 the same.",
     ),
     (
         "moved_share",
         "moved",
         "How many images change sides?",
-        "Share of images whose cluster is not the one most of their old companions went to. It falls as the "
-        "clusters settle.",
+        "Share of images whose cluster is not the one most of their old companions went to.",
     ),
     (
         "size_entropy",
         "evenness",
         "Are the clusters of similar size?",
-        "Evenness of the cluster sizes: 100 % if all are equal, near 0 if one cluster swallows all.",
+        "Evenness of the cluster sizes in the training: 100 % if all are equal, near 0 if one cluster swallows all.",
     ),
     (
         "knn",
@@ -56,27 +53,92 @@ _PANELS = (
 )
 
 
+# What a method calls these numbers, where it is not the above: heading and how to read it.
+_OWN = {
+    ("deepcluster", "loss"): (
+        "Is the puzzle being solved?",
+        "The loss says how badly the network predicts which cluster an image is in.",
+    ),
+    ("nat", "loss"): (
+        "Do the images reach their codes?",
+        "The loss says how far the outputs of the images are from the random codes they were given.",
+    ),
+    ("instance", "loss"): (
+        "Is the puzzle being solved?",
+        "The loss says how badly the network tells each image from all the others.",
+    ),
+    ("supervised", "loss"): (
+        "Are the labels being learned?",
+        "The loss says how badly the network predicts the label of an image.",
+    ),
+    ("nat", "moved_share"): (
+        "How many images change codes?",
+        "Share of images that got another code; a point for each epoch in which images and codes were matched.",
+    ),
+}
+# Said where the row is long enough to show it: of two clusterings nothing climbs or falls.
+_SETTLING = {
+    "nmi_previous": " A healthy run climbs and then flattens.",
+    "moved_share": " It falls as the clusters settle.",
+}
+_LEAST_CLUSTERINGS = 3
+# Numbers that the journal repeats in every epoch until they are made anew.
+_OF_A_CLUSTERING = {
+    *("nmi_previous", "moved_share", "size_entropy", "effective_rank", "empty_clusters", "largest_share"),
+}
+_REPEATED = {"deepcluster": _OF_A_CLUSTERING, "nat": {"moved_share"}}
+_LOSS_WORDS = {
+    "deepcluster": "How wrong the network is at telling which cluster an image belongs to. Lower is better, but clusters "
+    "are redrawn now and then and each time the puzzle is a new one, so the curve need not fall all the way.",
+    "nat": "The squared distance between what the network makes of an image and the random code that the image was given. "
+    "Lower is better.",
+    "instance": "How wrong the network is at telling an image, changed at random, from all other images. Lower is better.",
+    "supervised": "How wrong the network is at telling the label of an image. Lower is better.",
+}
+
+
+def loss_word(method: str) -> str:
+    """What the loss of a method is, for those who have never heard of one."""
+    return _LOSS_WORDS.get(method, "How wrong the network is about its targets. Lower is better.")
+
+
+def one_point(facts: ReportFacts) -> str:
+    """What a point of the charts stands for."""
+    text = "One point per epoch, a round through the images"
+    is_sparse = facts.rewritten is not None and len(facts.rewritten) < len(_epochs(facts.history))
+    if facts.method == "deepcluster" and is_sparse:
+        return f"{text}; of clusters and features, one per clustering."
+    return f"{text}."
+
+
 def training_charts(facts: ReportFacts) -> list[tuple[str, str, str]]:
     """(question, how to read it, picture) for every number that was recorded at least once."""
     charts: list[tuple[str, str, str]] = []
     for key, label, heading, note in _PANELS:
         # An epoch without the number was not measured and leaves no gap; one whose number is not finite does.
-        records = [record for record in facts.history if "step" not in record and record.get(key) is not None]
+        records = [record for record in _epochs(facts.history) if record.get(key) is not None]
+        records = [record for record in records if _is_measured(facts, record, key)]
         values = [number(record, key) for record in records]
         known = [value for value in values if value is not None]
         if not known:
             continue
+        heading, note = _OWN.get((facts.method, key), (heading, note))
         levels: list[curves.Level] = []
         if key == "loss":
             chance = [value for record in records if (value := number(record, "chance_loss")) is not None]
-            levels = [curves.Level("guessing", chance[-1])] if chance else []
+            if chance:
+                levels = [curves.Level("guessing", chance[-1])]
+                note += " Below the dashed line it does better than guessing."
+        elif key in _SETTLING and facts.method in ("", "deepcluster"):
+            # The first clustering has none before it.
+            note += _SETTLING[key] if len(known) + 1 >= _LEAST_CLUSTERINGS else ""
         elif key == "knn":
             levels = [
                 curves.Level(name.removesuffix(" network"), value) for name, value in list(facts.scores.items())[:-1]
             ]
             if len(known) > 1:
                 note += _last_and_best(records)
-        summary = f" From {known[0]:.3g} to {known[-1]:.3g} over {counted(len(known), 'recorded epoch')}."
+        summary = f" From {known[0]:.3g} to {known[-1]:.3g} over {counted(len(known), 'recorded point')}."
         picture = curves.svg(
             [curves.Line(label, [float(record.get("epoch", i)) for i, record in enumerate(records)], values)],
             title=heading,
@@ -114,12 +176,28 @@ _COLUMNS = {
 }
 
 
-def epoch_table(history: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The curves as a table: column names and rows, only columns that hold a number."""
-    records = [record for record in history if "step" not in record]
+def epoch_table(facts: ReportFacts) -> tuple[list[str], list[list[str]]]:
+    """The curves as a table: column names and rows, only columns that hold a number; a repeated number is left out."""
+    records = _epochs(facts.history)
     keys = [key for key in _COLUMNS if any(number(record, key) is not None for record in records)]
-    rows = [["" if (value := number(record, key)) is None else f"{value:.4g}" for key in keys] for record in records]
+    rows = [[_cell(facts, record, key) for key in keys] for record in records]
     return [_COLUMNS[key] for key in keys], rows
+
+
+def _cell(facts: ReportFacts, record: Mapping[str, Any], key: str) -> str:
+    value = number(record, key) if _is_measured(facts, record, key) else None
+    return "" if value is None else f"{value:.4g}"
+
+
+def _epochs(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [record for record in history if "step" not in record]
+
+
+def _is_measured(facts: ReportFacts, record: Mapping[str, Any], key: str) -> bool:
+    """Whether the number was made in this epoch, rather than repeated from an earlier one."""
+    if facts.rewritten is None or key not in _REPEATED.get(facts.method, ()):
+        return True
+    return record.get("epoch") in facts.rewritten
 
 
 def number(record: Mapping[str, Any], key: str) -> float | None:
