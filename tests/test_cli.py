@@ -99,6 +99,10 @@ def test_the_whole_way_through(trained: Trained, tmp_path: Path, call: Call):
     assert result.returncode == 0, result.stderr
     assert "Health: " in result.stdout and "report.html" in result.stdout
     assert "120 images, typically 20 x 20 pixels, 3 channels" in result.stderr
+    epoch = next(line for line in result.stderr.splitlines() if line.startswith("epoch   1"))
+    assert epoch.endswith("images/s") and epoch.count("loss 1") <= 2, "the loss, and the verdict's word on it"
+    phases = ("Embedding 120 images", "Clustering", "How stable are the clusters?", "Writing the report")
+    assert all(phase in result.stderr for phase in phases)
     assert call("resume", out)[0] == 0
 
 

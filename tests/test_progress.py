@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from unlabeled import progress
+from unlabeled.training import Meter
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,22 @@ from unlabeled import progress
 )
 def test_duration(seconds: float, wanted: str):
     assert progress.duration(seconds) == wanted
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [(0, "10 s"), (44, "40 s"), (100, "2 min"), (5000, "83 min"), (5500, "1 h 30 min"), (90_000, "25 h 00 min")],
+)
+def test_an_estimate_has_no_more_digits_than_it_knows(seconds: float, wanted: str):
+    assert progress.roughly(seconds) == wanted
+
+
+def test_an_epoch_says_how_long_the_whole_training_will_take():
+    history = [{"seconds": 1000.0}, *({"seconds": seconds} for seconds in (5.0, 7.0) * 5)]
+    assert Meter(0).title(44, []) == "epoch 1 of 44"
+    assert Meter(3).title(44, history) == "epoch 4 of 44 (about 4 min to go in all)", "the last ten say it"
+    assert Meter(3, elapsed=240).title(44, history) == "epoch 4 of 44 (about 10 s to go in all)"
+    assert Meter(43).title(44, history) == "epoch 44 of 44", "the bar itself says when this one ends"
 
 
 @pytest.mark.parametrize(

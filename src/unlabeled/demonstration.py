@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unlabeled import session
+from unlabeled import progress, session
 from unlabeled.config import DataFacts
 from unlabeled.data.photographs import demo_set, photograph_files
+from unlabeled.data.store import ImageStore
 from unlabeled.distributed import barrier, is_main, process_group
+from unlabeled.errors import Interrupted, typed
 from unlabeled.recipes import configure
 from unlabeled.run import Run
 from unlabeled.runfolder import IfExists, RunFolder, reserve
@@ -50,25 +52,35 @@ def demonstrate(out: Path, device: str, if_exists: IfExists, settings: dict[str,
             if is_new
             else session.reopen(run)
         )
-        session.execute(run, *opened, device=kind)
+        # The report comes below, with the scores in it.
+        session.execute(run, *opened, device=kind, report=False)
         seconds = time.monotonic() - begun
-        trained = Run(run.path, kind)
-        scores = trained.evaluate("knn", train, test=test)
-        last = trained.history[-1]
-        result = {
-            "raw_pixels": scores["raw_pixels"],
-            "untrained": scores["untrained"],
-            "trained": scores["knn"],
-            "train_images": scores["train_images"],
-            "test_images": scores["test_images"],
-            "training_seconds": round(seconds, 1),
-            "status": last["status"],
-            "verdict": last["verdict"],
-        }
-        if is_main():
-            run.write_json(run.path / "demo.json", result)
-            trained.report(store=opened[0])
-        return result
+        try:
+            return _scored(Run(run.path, kind), opened[0], train, test, seconds)
+        except KeyboardInterrupt:
+            again = f"unlabeled demo --out {typed(out)} --if-exists resume"
+            raise Interrupted(f"Stopped; the training is kept, not all scores. Continue with `{again}`.") from None
+
+
+def _scored(trained: Run, store: ImageStore, train: Path, test: Path, seconds: float) -> dict[str, Any]:
+    """Score the finished run, write RUN/demo.json and the report."""
+    progress.say("Scoring: which photograph is a crop from?")
+    scores = trained.evaluate("knn", train, test=test)
+    last = trained.history[-1]
+    result = {
+        "raw_pixels": scores["raw_pixels"],
+        "untrained": scores["untrained"],
+        "trained": scores["knn"],
+        "train_images": scores["train_images"],
+        "test_images": scores["test_images"],
+        "training_seconds": round(seconds, 1),
+        "status": last["status"],
+        "verdict": last["verdict"],
+    }
+    if is_main():
+        trained.folder.write_json(trained.path / "demo.json", result)
+        trained.report(store=store)
+    return result
 
 
 def write_photographs(train: Path, test: Path, seed: int) -> None:

@@ -91,6 +91,15 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
+def roughly(seconds: float) -> str:
+    """Time for people as far as an estimate goes: 40 s, 4 min, 2 h 10 min."""
+    if seconds < 90:
+        return f"{max(10 * round(seconds / 10), 10)} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return duration(600 * round(seconds / 600))
+
+
 def size(count: float) -> str:
     """Bytes for people: 512 B, 3.4 MB, 1.2 GB (powers of ten)."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -332,7 +332,8 @@ class Run:
         if json and is_main():
             require_writable(Path(json))
         asked = protocols.request(self, protocol, data, labels, test, quick, options)
-        scores = protocols.score(self, protocol, asked, options)
+        with asked.partial.told():
+            scores = protocols.score(self, protocol, asked, options)
         asked.partial.finish()
         if is_main():
             if json:
@@ -404,6 +405,7 @@ class Run:
 
         if out:
             require_writable(Path(out))
+        progress.say("Writing the report: the map, the clusters, what the features hold.")
         return write(self, store or self.record.open(self.record.data), Path(out) if out else self.folder.report)
 
     @cached_property

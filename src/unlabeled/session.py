@@ -35,7 +35,7 @@ from unlabeled.recipes.effect import without_effect
 from unlabeled.recipes.sizing import clusters_for
 from unlabeled.run import Run
 from unlabeled.runfolder import RunFolder, environment
-from unlabeled.signals import Stop, stop_on_signals
+from unlabeled.signals import stop_on_signals
 from unlabeled.training import Evaluator, train
 from unlabeled.weights.importing import read_weights, record_without_images
 from unlabeled.weights.importing import write as write_imported
@@ -159,13 +159,15 @@ def execute(
     labels: torch.Tensor | None,
     *,
     device: DeviceKind,
+    report: bool = True,
 ) -> None:
-    """Train from wherever the run stands, then embed, cluster and report. `labels` [N] only score, unless supervised.
+    """Train from wherever the run stands, then embed, cluster and, if asked, report. `labels` [N] only score, unless supervised.
 
     Raises:
-        Interrupted: a signal came; the run is saved.
+        Interrupted: a signal came; what is kept and how to go on stands in it.
         RunError: the disk is full, a checkpoint is damaged, or the loss is no longer a number.
     """
+    kept = "everything up to the last checkpoint is kept"
     method = build_method(config, len(store), store.channels, labels)
     evaluators: list[Evaluator] = []
     # What was trained on cannot be held out.
@@ -180,28 +182,38 @@ def execute(
     try:
         with stop_on_signals() as stop:
             train(method, loader, config, run, evaluators, stop=stop)
+            kept, stop.at_once = "the whole training is kept, its features, clusters and report are not made yet", True
+            if stop.asked():
+                raise KeyboardInterrupt  # the signal came as the last epoch was being saved
             if not run.features.is_file():
-                take_stock(run, method.backbone, loader, config, stop)
+                take_stock(run, method.backbone, loader, config)
+            kept = "training, features and clusters are kept, the report is not written yet"
+            if report and is_main():
+                Run(run.path, device).report(store=store)
     except Interrupted:
         raise Interrupted(f"Stopped and saved; continue with `unlabeled resume {typed(run.path)}`.") from None
-    if is_main():
-        Run(run.path, device).report(store=store)
+    except KeyboardInterrupt:
+        raise Interrupted(f"Stopped; {kept}. Continue with `unlabeled resume {typed(run.path)}`.") from None
 
 
-def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Config, stop: Stop) -> None:
-    """Embed all images of the run, cluster them, and write both."""
+def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Config) -> None:
+    """Embed all images of the run, cluster them, see how stable the clusters are, and write it all."""
     dtype = resolve_precision(config.precision, loader.device)
-    rows = embed(backbone, loader, dtype=dtype, batch_size=2 * config.batch_size, stop=stop.asked_alone)
+    progress.say(f"Embedding {progress.counted(len(loader.store), 'image')}.")
+    rows = embed(backbone, loader, dtype=dtype, batch_size=2 * config.batch_size)
+    progress.say("Clustering the features.")
     made = catalogue.build(rows, config)
-    if is_main():
-        names = loader.store.names
-        write_clusters(run.clusters, clustered(names, made.clusters, made.distances, made.unlike))
-        made.save(run.features)
     if len(made.features) <= STABILITY_IMAGES:
+        progress.say("How stable are the clusters? Clustering parts of the images again.")
         clustered_rows = made.whitening.apply(all_gather_rows(rows), normalize_rows=made.normalize_rows)
         found = stability(clustered_rows, made.clusters, seed=config.seed, rounds=STABILITY_ROUNDS)
         if is_main():
             run.write_json(run.stability, found.to_json())
+    if is_main():
+        names = loader.store.names
+        write_clusters(run.clusters, clustered(names, made.clusters, made.distances, made.unlike))
+        # Last: a run that has its features has all of this, and `resume` does not make it again.
+        made.save(run.features)
 
 
 def take_in(
@@ -219,7 +231,7 @@ def take_in(
         DataError: the file holds no weights that are known, is damaged, or would run code; or no readable image.
         ConfigError: another network than `backbone`, or settings that do not fit.
         RunError: the folder cannot be written.
-        Interrupted: a signal came while images were embedded.
+        Interrupted: a signal came when the weights were written; what is kept stands in it.
     """
     made = read_weights(file, backbone, settings)
     folder = Path(cache) if cache else default_cache()
@@ -247,12 +259,13 @@ def take_in(
         return
     opened = Run(run.path, device)
     loader = make_loader(store, made.config, torch_device(device))
+    again = "the weights are kept, the features of the images are not made yet; import again with `--if-exists replace`"
     try:
         with stop_on_signals() as stop:
-            take_stock(run, opened.backbone, loader, made.config, stop)
-    except Interrupted:
-        raise Interrupted(
-            f"Stopped: {run.path} has the weights and no catalogue of the images yet; import again with `--if-exists replace`."
-        ) from None
-    if is_main():
-        opened.report(store=store)
+            stop.at_once = True
+            take_stock(run, opened.backbone, loader, made.config)
+            again = f"weights, features and clusters are kept; `unlabeled report {typed(run.path)}` writes the report"
+            if is_main():
+                opened.report(store=store)
+    except KeyboardInterrupt:
+        raise Interrupted(f"Stopped; {again}.") from None

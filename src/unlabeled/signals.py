@@ -19,6 +19,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal = 0
+        self.at_once = False
+        """Whether the first signal already ends it: where nothing is left that could be saved first."""
 
     def asked(self) -> bool:
         """Whether any rank was asked; all ranks call this at the same point and get the same answer."""
@@ -38,14 +40,14 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Generator[Stop]:
-    """Inside, the first SIGINT or SIGTERM only sets the flag; the handlers found before are put back after."""
+    """Inside, the first SIGINT or SIGTERM only sets the flag, unless `Stop.at_once`; handlers found before are put back after."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.signal:
+        if stop.signal or stop.at_once:
             raise KeyboardInterrupt
         stop.signal = number
         progress.say("Stopping after this step, then saving; press Ctrl-C again to stop at once.")

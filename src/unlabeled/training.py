@@ -38,6 +38,8 @@ images and whether a look at them is due."""
 
 EPOCH_SAVE_SECONDS = 30.0
 """Epochs shorter than this share a checkpoint: time decides how much is repeated after a kill, never a result."""
+RECENT_EPOCHS = 10
+"""Epochs whose mean time tells how long those to come will take: kinds of epochs differ, and machines get busier."""
 
 
 def train(
@@ -72,7 +74,7 @@ def train(
                 optimizer.adopt(method.head)
             network, order = wrap(method, config), method.draw(epoch)
             steps = len(order) // (config.batch_size * world_size())
-            with progress.bar(f"epoch {epoch + 1} of {config.epochs}", steps) as update:
+            with progress.bar(meter.title(config.epochs, journal.records), steps) as update:
                 for index, view in loader.train_batches(order, epoch, config.batch_size, start_step=meter.step):
                     torch.manual_seed(seed_from(config.seed, "dropout", epoch, meter.step, rank()))
                     optimizer.set_lr(learning_rate(config, epoch + meter.step / steps))
@@ -135,7 +137,7 @@ def finish_epoch(
     verdict = health.diagnose([*history, record])
     record |= {"status": verdict.status, "verdict": verdict.sentence}
     knn = f"  kNN {100 * record['knn']:.1f} %" if "knn" in record else ""
-    progress.say(f"epoch {epoch:3d}  loss {record['loss']:.3f} {verdict.line()}{knn}  {meter.note()}")
+    progress.say(f"epoch {epoch:3d}  loss {record['loss']:.3f} {verdict.line()}{knn}  {meter.speed()}")
     return record
 
 
@@ -183,13 +185,26 @@ class Meter:
         """Images trained on per second, all ranks together."""
         return self.images / max(self.seconds(), 1e-9)
 
+    def speed(self) -> str:
+        """`images_per_second` for people."""
+        return f"{self.images_per_second():,.0f} images/s"
+
+    def title(self, epochs: int, history: Sequence[Mapping[str, Any]]) -> str:
+        """This epoch's name, and when all will be done by the seconds of those before, those of earlier sessions too."""
+        name = f"epoch {self.epoch + 1} of {epochs}"
+        recent = [record["seconds"] for record in history[-RECENT_EPOCHS:]]
+        if not recent or self.epoch + 1 == epochs:
+            return name
+        remaining = sum(recent) / len(recent) * (epochs - self.epoch) - self.seconds()
+        return f"{name} (about {progress.roughly(max(remaining, 0))} to go in all)"
+
     def note(self) -> str:
         """Speed and loss for the progress bar, refreshed twice a second."""
         now = time.monotonic()
         if now - self._shown > 0.5:
             self._shown = now
             local = float(self.loss_sum) / max(self.step, 1)
-            self._note = f"{self.images_per_second():,.0f} images/s, loss {local:.3f}"
+            self._note = f"{self.speed()}, loss {local:.3f}"
         return self._note
 
 

@@ -5,6 +5,7 @@ Everything heavy is imported inside a verb, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 from cyclopts import CycloptsError
@@ -12,7 +13,7 @@ from cyclopts import CycloptsError
 # Importing a file of verbs adds them to the program, in the order of its help.
 from unlabeled.cli import training as training, using as using, scoring as scoring  # isort: skip
 from unlabeled.cli import pictures as pictures, exploring as exploring, weights as weights  # isort: skip
-from unlabeled.cli.console import app, errors, fail, printable, wrapped
+from unlabeled.cli.console import app, fail, stopped
 from unlabeled.cli.mistakes import sentence
 from unlabeled.cli.single import help_of_one
 from unlabeled.errors import Interrupted, UnlabeledError
@@ -34,8 +35,10 @@ def main(tokens: list[str] | None = None) -> None:
         fail(sentence(error))
     except UnlabeledError as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        fail("Stopped.", 130)
+    except KeyboardInterrupt as stop:
+        # Who keeps what is done says so in a note, and then the same command goes on from there.
+        notes = " ".join(dict.fromkeys(getattr(stop, "__notes__", ())))
+        stopped(f"Stopped; {notes} `{shlex.join(['unlabeled', *line])}`." if notes else "Stopped.")
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
         sys.stderr.close()
@@ -43,7 +46,5 @@ def main(tokens: list[str] | None = None) -> None:
     except OSError as error:
         # What the system refuses is no mistake of this program: a disk that fills up, a folder that goes away.
         fail(f"{error.filename or 'the system'}: {error.strerror or error}.")
-    except Interrupted as stopped:
-        for line in wrapped(str(stopped), errors.width):
-            errors.print(printable(line), markup=False, soft_wrap=True)
-        sys.exit(130)
+    except Interrupted as stop:
+        stopped(str(stop))

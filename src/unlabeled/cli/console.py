@@ -59,6 +59,14 @@ def fail(message: str, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
+def stopped(message: str) -> NoReturn:
+    """End a program that was asked to: no box, for a stop is no error."""
+    if is_first:
+        for line in wrapped(message, errors.width):
+            errors.print(printable(line), markup=False, soft_wrap=True)
+    sys.exit(130)
+
+
 COMMAND = re.compile(r"`((?:unlabeled|pip|python|torchrun) [^`]+)`[,;.:]?")
 """A command in a sentence."""
 

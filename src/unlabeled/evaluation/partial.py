@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,16 @@ class Partial:
         if self.folder and is_main():
             with suppress(OSError):
                 (self.folder / f"{name}.safetensors").unlink(missing_ok=True)
+
+    @contextmanager
+    def told(self) -> Generator[None]:
+        """Inside, a KeyboardInterrupt gets a note where parts are kept; the command line shows it and adds the command."""
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            if self.folder and self.folder.is_dir():
+                stop.add_note("what is done is kept, and the same command goes on from there:")
+            raise
 
     def finish(self) -> None:
         """Forget all parts: the result is whole."""

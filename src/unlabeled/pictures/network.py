@@ -149,7 +149,7 @@ def _climb(
     size, (steps, lr) = climbing.batch_size(start.shape[-1]), how
     whole: list[climbing.Ascent] = []
     batches = wanted.split(size)
-    with progress.bar("activation maximisation", steps * len(batches)) as update:
+    with parts.told(), progress.bar("activation maximisation", steps * len(batches)) as update:
         for number, (units, images) in enumerate(zip(batches, start.split(size), strict=True)):
             name = "-".join(map(str, (int(units[0]), int(units[-1]), len(units))))
             kept = parts.load(name)
