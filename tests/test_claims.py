@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,27 @@ def test_photographs_are_balanced() -> None:
     images = photographs("test", 40)
     assert images.pixels.shape == (40, 32, 32, 3)
     assert set(np.bincount(images.labels).tolist()) == {2, 3}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cifar_as_downloaded(tmp_path: Path, packed: bool) -> None:
+    data = tmp_path / "cifar-10-batches-bin"
+    data.mkdir()
+    random = np.random.default_rng(0)
+    rows = random.integers(0, 256, (20, 1 + 3 * 32 * 32), dtype=np.uint8)
+    rows[:, 0] = np.arange(20) % 10
+    (data / "data_batch_1.bin").write_bytes(rows[:10].tobytes())
+    (data / "test_batch.bin").write_bytes(rows[10:].tobytes())
+    (data / "batches.meta.txt").write_text("\n".join(f"class_{c}" for c in range(10)))
+    if packed:
+        with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
+            archive.add(data, data.name)
+        data = tmp_path / "cifar-10-binary.tar.gz"
+    for part, own in (("train", rows[:10]), ("test", rows[10:])):
+        images = cifar10(data, part, len(own))
+        wanted = {row[0]: row[1:].reshape(3, 32, 32).transpose(1, 2, 0) for row in own}
+        assert len(images) == len(own)
+        assert all(np.array_equal(pixels, wanted[c]) for pixels, c in zip(images.pixels, images.labels, strict=True))
 
 
 def test_cifar_from_class_folders(pictures: Path) -> None:

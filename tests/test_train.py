@@ -86,21 +86,27 @@ def test_a_snapshot_is_the_run_that_was_asked_for_so_many_epochs(whole: Path, da
 
 def test_killed_at_random_moments_is_the_same_run(whole: Path, data: Path, tmp_path: Path):
     """kill -9 while it trains and saves after every step, then resume: same weights, clusters and journal, bit for bit."""
-    out, dice = tmp_path / "run", random.Random(3)
+    out, dice, killed = tmp_path / "run", random.Random(3), 0
     arguments = ["train", data, "--out", out, "--cache", tmp_path / "cache", *flags(), "--save-minutes", "0.00001"]
-    for attempt in range(30):
+
+    def saved() -> list[Path]:
+        return sorted((out / "checkpoints").glob("epoch-*.safetensors"))
+
+    for _ in range(5):
         with command(*(arguments if not (out / "config.json").exists() else ["resume", out])) as process:
-            # The first attempts die early on, the later ones are given time to end.
-            try:
-                process.wait(timeout=dice.uniform(3.0, 5.0) + attempt)
-                text = process.communicate()[0]
-            except subprocess.TimeoutExpired:
+            # Counted from the first step it saves, because a loaded machine takes long to begin.
+            before = saved()[-1:]
+            while saved()[-1:] == before and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(dice.uniform(0, 0.3))
+            if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
-                process.communicate()
-                continue
-        assert process.returncode == 0, text
-        break
-    assert attempt > 0, "the run ended before it could be killed"
+                killed += 1
+            process.communicate()
+    assert killed > 1, "the run ended before it could be killed"
+    with command("resume", out) as process:
+        text = process.communicate()[0]
+    assert process.returncode == 0, text
     # Only how often it was saved differs, and that is no part of any result.
     assert_same_run(out, whole)
 

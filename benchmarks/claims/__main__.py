@@ -66,7 +66,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--data",
         type=Path,
         default=CHECKOUT.parent / "shared" / "data" / "cifar10",
-        help="CIFAR-10: tiles with labels.npz, or class folders in train/ and test/",
+        help="CIFAR-10: cifar-10-python.tar.gz or its folder, class folders in train/ and test/, or tiles with labels.npz",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write scores, verdicts and hardware there as well")
     parser.add_argument("--cached", action="store_true", help="train nothing: the table of what is finished")

@@ -13,6 +13,7 @@ import numpy as np
 
 from unlabeled.data.labels import read_labels
 from unlabeled.data.photographs import demo_set
+from unlabeled.data.source import Source
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 from unlabeled.errors import DataError
@@ -49,13 +50,14 @@ class Images:
 def cifar10(folder: Path, part: str, count: int) -> Images:
     """`count` images of CIFAR-10, the first of a fixed shuffle in which classes are as equal as they can be.
 
-    folder: lossless tiles `train_0.webp` ... `test.webp` with `labels.npz`, or `train/` and `test/` with class folders.
+    folder: the archive or folder of the Python or binary version as downloaded, `train/` and `test/` with class folders, or
+    lossless tiles `train_0.webp` ... `test.webp` with `labels.npz`.
     part: `train` or `test`.
 
     Raises:
         DataError: neither is there, or there are fewer images.
     """
-    images = _tiles(folder, part, count) if (folder / "labels.npz").is_file() else _class_folders(folder, part)
+    images = _tiles(folder, part, count) if (folder / "labels.npz").is_file() else _as_downloaded(folder, part)
     if len(images) < count:
         raise DataError(
             f"{count:,} {part} images are wanted and {folder} has {len(images):,}; choose a smaller --size."
@@ -196,16 +198,25 @@ def _tiles(folder: Path, part: str, count: int) -> Images:
     return Images(np.concatenate(pixels), np.concatenate(labels))
 
 
-def _class_folders(folder: Path, part: str) -> Images:
-    if not (folder / part).is_dir():
-        raise DataError(
-            f"no CIFAR-10 in {folder}: give --data a folder with `train/` and `test/` of class folders, or with the tiles "
-            "`train_0.webp` … and `labels.npz`."
-        )
-    source = open_source(folder / part)
+def _as_downloaded(data: Path, part: str) -> Images:
+    source = _source(data, part)
     store = open_store(source, short_side=SIDE, cache=None)
     if store.uniform is None or tuple(store.uniform.shape[1:]) != (SIDE, SIDE, 3):
-        raise DataError(f"the images of {folder / part} must all be {SIDE} x {SIDE} RGB.")
+        raise DataError(f"the {part} images of {data} must all be {SIDE} x {SIDE} RGB.")
     images = Images(store.uniform.numpy(), read_labels(source, "folder").ids[store.index_in_source])
     # Folders come class by class; the shards are shuffled.
     return images[numpy_generator(0, "class folders").permutation(len(images))]
+
+
+def _source(data: Path, part: str) -> Source:
+    if (data / part).is_dir():
+        return open_source(data / part)
+    test = f"test_batch{'.bin' if 'bin' in data.name else ''}"
+    if data.is_file():
+        return open_source(data if part == "train" else f"{data}:{test}")
+    if (data / test).is_file():
+        return open_source(data if part == "train" else data / test)
+    raise DataError(
+        f"no CIFAR-10 in {data}: give --data the archive or the folder as downloaded (cifar-10-python.tar.gz), a folder with "
+        "`train/` and `test/` of class folders, or one with the tiles `train_0.webp` … and `labels.npz`."
+    )

@@ -107,11 +107,12 @@ def _program(verb: str, name: str, about: str) -> App:
         option: (family.options.model_fields[option].annotation, Field(None, description=text))
         for option, text in family.taken(name).items()
     }
-    options = create_model("Options", **fields)
     first, *others = signature(family.function, eval_str=True).parameters.values()
     kept = [argument for argument in others if argument.name not in {first.name, *lacking, "options"}]
-    flags = Annotated[options | None, Parameter(name="*", group=Group(f"Options of {name}"))]
-    kept.append(Argument("options", Argument.KEYWORD_ONLY, default=None, annotation=flags))
+    if fields:
+        options = create_model("Options", **fields)
+        flags = Annotated[options | None, Parameter(name="*", group=Group(f"Options of {name}"))]
+        kept.append(Argument("options", Argument.KEYWORD_ONLY, default=None, annotation=flags))
 
     def one() -> None: ...
 
