@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +11,14 @@ import torch
 
 import unlabeled
 from pictures import Trained
+from unlabeled import assignments
 from unlabeled import overview as looked
+from unlabeled.config import Config
 from unlabeled.errors import RunError
+from unlabeled.methods.deepcluster import DeepCluster
+from unlabeled.models import build_backbone
 from unlabeled.overview import kept_statistics, neighbors, overview, positions
-from unlabeled.summary import most_alike, stability
+from unlabeled.summary import facts, most_alike, rewritten, stability
 from unlabeled.visualize.facts import Colouring
 
 
@@ -117,3 +123,44 @@ def test_stability_is_read_where_it_was_written(trained: Trained, tmp_path: Path
     ):
         (copy / "stability.json").write_text(text)
         assert stability(run, 3) == expected
+
+
+def test_epochs_that_made_clusters_or_codes_anew(trained: Trained, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained.run, copy)
+    settings = json.loads((copy / "config.json").read_text())
+    epochs = [{"epoch": number} for number in range(1, 9)]
+
+    def found(**changes: Any) -> list[int] | None:
+        (copy / "config.json").write_text(json.dumps(settings | {"epochs": 8} | changes))
+        return rewritten(unlabeled.load(copy), 120, epochs)
+
+    # What was kept says more than the settings.
+    assert found() == assignments.epochs(copy / "assignments") == [1, 2]
+    shutil.rmtree(copy / "assignments")
+    assert found() == list(range(1, 9))
+    # Of 7 and 8 a stretch of three would not be whole.
+    assert found(reassign_every=3) == [1, 4]
+    assert found(method="nat", permute_every=3) == [1, 4, 7]
+    assert found(method="nat", permute_every=0) == []
+    assert found(method="instance") is None
+
+
+def test_the_settings_say_what_the_method_does() -> None:
+    backbone = build_backbone("alexnet_small", image_size=32, generator=torch.Generator().manual_seed(0))
+    for epochs, every in ((7, 2.0), (8, 3.0), (3, 0.5), (1, 5.0)):
+        config = Config(method="deepcluster", num_clusters=3, epochs=epochs, reassign_every=every, pca_dims=8)
+        method = DeepCluster(backbone, 40, config)
+        assert [assignments.is_made(config, i) for i in range(epochs)] == [
+            method.clusters_before(i) for i in range(epochs)
+        ]
+
+
+def test_the_report_knows_its_method_and_what_it_was_scored_on(trained: Trained, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained.run, copy)
+    (copy / "scores.json").write_text(json.dumps({"knn": {"knn": 0.5, "untrained": 0.5, "test_images": 40}}))
+    run = unlabeled.load(copy, device="cpu")
+    seen = facts(run, run.record.open(run.record.data))
+    assert (seen.method, seen.rewritten, seen.num_tested) == ("deepcluster", [1, 2], 40)
+    assert list(seen.scores) == ["untrained network", "this run"]

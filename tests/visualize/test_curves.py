@@ -62,6 +62,16 @@ def test_lines_carry_name_and_last_value_and_levels_too() -> None:
     assert any("stroke-dasharray" in line.attrib for line in root.iter(f"{SVG}line") if line.get("class") == "level")
 
 
+def test_a_value_is_written_where_it_is_marked() -> None:
+    lines = [Line("a", [1, 2, 3], [0.2, 0.5, 1.0], mark=2), Line("b", [1, 2, 3], [0.51, 0.52, 1.0], mark=2)]
+    root = parsed(curves.svg(lines, title="t", y_range=(0, 1), percent=True))
+    assert {"50 %", "52 %", "a", "b"} <= set(texts(root)) and "a 100 %" not in texts(root)
+    places = {t.text: (float(t.get("x", 0)), float(t.get("y", 0))) for t in root.iter(f"{SVG}text")}
+    assert places["50 %"][1] - places["52 %"][1] >= 13.9
+    dots = [dot for dot in root.iter(f"{SVG}circle") if dot.get("r") == "3.6"]
+    assert len(dots) == 2 and all(float(dot.get("cx", 0)) == places["50 %"][0] - 6 for dot in dots)
+
+
 def test_lines_differ_by_more_than_colour() -> None:
     root = parsed(curves.svg([Line("a", [1, 2], [1, 2]), Line("b", [1, 2], [2, 1])], title="t"))
     first, second = root.iter(f"{SVG}polyline")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -183,7 +184,28 @@ def test_all_images_and_no_labels_are_said_too() -> None:
     one = replace(shown(), num_images=10_000, stem="", edge_ratios={}, spectrum={"trained": []}, excited=[], num_dead=0)
     text = render(replace(facts(), inside=one))
     assert "All 10,000 images were looked at" in text and "noise where it did not" in text
+    small = replace(one, filters=one.filters[:, :3, :3], untrained_filters=one.filters[:, :3, :3])
+    text_of_small = render(replace(facts(), inside=small))
+    assert "At 3 × 3 pixels a filter shows little" in text_of_small and "noise where it did not" not in text_of_small
+    assert "shows little" not in text
     assert "Do neighbours share a label?" not in text and "How many directions" not in text
+
+
+def test_the_spectrum_ends_where_nothing_is_left_to_see() -> None:
+    def drawn(*rates: float) -> tuple[list[int], str]:
+        shares = {f"net{i}": [1 - math.exp(-rate * k) for k in range(1, 257)] for i, rate in enumerate(rates)}
+        page = render(replace(facts(), inside=replace(shown(), spectrum=shares, edge_ratios={})))
+        chart = page.split("How many directions does it use?")[1].split("</figure>")[0]
+        return [len(points.split()) for points in re.findall(r'points="([^"]*)"', chart)], chart
+
+    # 1 - exp(-0.3 k) passes 99 % at 16 and a half at 3, where the other has 1 - exp(-3).
+    points, chart = drawn(0.3, 1.0)
+    assert points == [16, 16]
+    assert "The dots: the share of the first 3." in chart
+    assert ">59 %</text>" in chart and ">95 %</text>" in chart and "100 %</text>" in chart
+    assert ">net0</text>" in chart and ">net1</text>" in chart
+    assert drawn(3.0, 4.0)[0] == [10, 10]
+    assert drawn(1e-4)[0] == [256]
 
 
 @pytest.fixture(scope="module")

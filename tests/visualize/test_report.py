@@ -14,8 +14,10 @@ import pytest
 from report_pages import Outline, launched
 from unlabeled.data.photographs import demo_set
 from unlabeled.errors import RunError
+from unlabeled.evaluation.explain import Explanation, Trait
 from unlabeled.health import Verdict
 from unlabeled.visualize.report import Cluster, Neighbours, ReportFacts, printable, render, write_report
+from unlabeled.visualize.training_charts import epoch_table, training_charts
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -77,7 +79,7 @@ def page(facts: ReportFacts) -> str:
 def test_structure(page: str, facts: ReportFacts) -> None:
     outline = Outline(page)
     text = " ".join(outline.text)
-    assert "The network is learning: 20.7 points better than before training." in text
+    assert "The network is learning: its features score 20.7 points above the untrained ones." in text
     assert "77.7 %" in text
     assert "1,260" in text  # images: the sum of the cluster sizes
     cards = [attributes for attributes in outline.all("li") if "data-id" in attributes]
@@ -90,6 +92,101 @@ def test_structure(page: str, facts: ReportFacts) -> None:
         assert (link["href"] or "").removeprefix("#") in ids
     assert "99" not in [cell.strip() for cell in outline.text]  # a record from inside an epoch
     assert "unlabeled resume runs/holiday" in outline.text
+
+
+def opening_of(facts: ReportFacts) -> str:
+    found = re.search(r'<h1 id="verdict-line">(.*?)</h1>', render(facts))
+    assert found is not None
+    return found.group(1)
+
+
+def test_the_headline_says_what_is_known_of_the_features() -> None:
+    history = [{"epoch": 1, "loss": 4.0}, {"epoch": 2, "loss": 3.0}]
+    facts = ReportFacts("r", Verdict("healthy", "", ""), history=history)
+    unknown = "whether the features got better is unknown until they are scored (<code>unlabeled evaluate knn</code>)."
+    assert opening_of(facts) == f"The loss falls; {unknown}"
+    assert opening_of(replace(facts, history=history[::-1])) == f"Nothing has gone wrong; {unknown}"
+    uneven = replace(facts, verdict=Verdict("uneven", "", ""))
+    assert opening_of(uneven) == f"The loss falls; {unknown} The clusters are uneven."
+
+    def scored(after: float, images: int = 400) -> ReportFacts:
+        return replace(facts, scores={"untrained network": 0.5, "this run": after}, num_tested=images)
+
+    # Two standard errors of a difference at one half and 400 images: 7.07 points.
+    for after, words in (
+        (0.58, "The network is learning: its features score 8.0 points above the untrained ones."),
+        (0.56, "The features are no better than those of the untrained network."),
+        (0.44, "The features are no better than those of the untrained network."),
+        (0.42, "Training made the features worse than those of the untrained network."),
+    ):
+        assert opening_of(scored(after)) == words
+    assert "learning" not in opening_of(scored(0.56)) and "Healthy, but no gain" in render(scored(0.56))
+    assert "56.0\u00a0%, with the untrained network 50.0\u00a0%; a difference of up to 7.0 points" in render(
+        scored(0.56)
+    )
+    assert "is learning" in opening_of(scored(0.56, 4000))
+    assert "is learning" not in opening_of(replace(facts, scores={"this run": 0.9}))
+
+
+def test_the_words_of_the_charts_are_those_of_the_method(facts: ReportFacts) -> None:
+    loss = [{"epoch": e, "loss": 9.0 - e, "moved_share": 0.9 if e % 3 == 1 else 0.0} for e in range(1, 8)]
+    chance = [record | {"chance_loss": 6.0} for record in loss]
+    about_clusters = "predicts which cluster an image is in"
+    for method, words in (("nat", "random codes"), ("instance", "from all the others"), ("supervised", "label")):
+        page = render(ReportFacts("r", Verdict("healthy", "", ""), method=method, history=loss))
+        assert words in page and about_clusters not in page and "dashed line" not in page
+        assert "Guessing" not in page and "clusters are redrawn" not in page
+    assert "dashed line" in render(ReportFacts("r", Verdict("healthy", "", ""), method="instance", history=chance))
+    own = render(replace(facts, method="deepcluster"))
+    assert about_clusters in own and "dashed line" in own and "clusters are redrawn" in own
+    charts = training_charts(
+        ReportFacts("r", Verdict("healthy", "", ""), method="nat", history=loss, rewritten=[1, 4, 7])
+    )
+    heading, note, picture = charts[1]
+    assert heading == "How many images change codes?" and "clusters" not in note
+    assert picture.count("<circle") == 3 and "moved 90 %" in picture
+
+
+def test_a_clustering_is_one_point_and_two_show_no_trend() -> None:
+    history = [
+        {"epoch": e, "loss": 4.0, "size_entropy": 0.9, "effective_rank": 9.0}
+        | ({"nmi_previous": 0.5 + (e // 3) / 10, "moved_share": 0.4} if e > 3 else {})
+        for e in range(1, 10)
+    ]
+    facts = ReportFacts("r", Verdict("healthy", "", ""), method="deepcluster", history=history, rewritten=[1, 4, 7])
+    drawn = {heading: (note, picture.count("<circle")) for heading, note, picture in training_charts(facts)}
+    assert drawn["Are the clusters settling?"][1] == drawn["How many images change sides?"][1] == 2
+    assert drawn["Are the clusters of similar size?"][1] == drawn["How much can the features tell apart?"][1] == 3
+    assert drawn["Is the puzzle being solved?"][1] == 9
+    assert "climbs and then flattens" in drawn["Are the clusters settling?"][0]
+    assert "one per clustering" in render(facts)
+    columns, rows = epoch_table(facts)
+    assert [row[columns.index("NMI")] != "" for row in rows] == [e in (4, 7) for e in range(1, 10)]
+    short = replace(facts, history=history[:6], rewritten=[1, 4])
+    notes = {heading: note for heading, note, _ in training_charts(short)}
+    assert "climbs" not in notes["Are the clusters settling?"]
+    assert "falls" not in notes["How many images change sides?"]
+
+
+def test_the_button_says_how_many_of_the_clusters_it_shows(facts: ReportFacts) -> None:
+    some = render(replace(facts, cluster_sizes=[12] * 120))
+    assert "Show the 40 largest clusters</button>" in some and "80 more clusters" in some
+    assert "Show all 40 clusters</button>" in render(facts)
+
+
+def test_clusters_that_a_statistic_sets_apart_are_eight_and_the_rest_folded() -> None:
+    traits = [
+        Trait(c, 9, "brightness" if c % 10 else "colour", 0.9, f"Cluster {c} is x: y {c}; add jitter.")
+        for c in range(113)
+    ]
+    page = render(
+        ReportFacts("r", Verdict("healthy", "", ""), explanation=Explanation([], traits, "113 are set apart"))
+    )
+    shown, folded = page.split('<ul class="traits">')[1:]
+    assert shown.count("<li>") == 8 and folded.count("<li>") == 105 and "The other 105" in shown
+    # What to do is said once for each statistic.
+    assert page.count("add jitter") == 2 and shown.count("add jitter") == 2
+    assert "Cluster 0 is x" in shown and "Cluster 1 is x" in shown
 
 
 def test_nothing_comes_from_outside(page: str) -> None:
@@ -225,6 +322,11 @@ def test_with_the_keyboard(browser: Browser, page: str, tmp_path: Path) -> None:
     with browser.new_context(viewport={"width": 1280, "height": 800}, offline=True) as context:
         tab = context.new_page()
         tab.goto(file.as_uri())
+        beyond = tab.evaluate(
+            "() => [...document.querySelectorAll('svg.chart')].flatMap(s => [...s.querySelectorAll('text')].filter("
+            "e => e.getBBox().x < 0 || e.getBBox().x + e.getBBox().width > s.viewBox.baseVal.width)).map(e => e.textContent)"
+        )
+        assert beyond == []
         assert tab.locator("#gallery > li:visible").count() == 24
         tab.get_by_label("Order").select_option("size")
         assert tab.locator("#gallery > li").first.get_attribute("data-id") == "0"

@@ -129,7 +129,7 @@ def svg(
     ]
     ends += [(f"{level.label} {_number(level.value, percent)}", level.value, "level", MUTED) for level in levels]
     # Common margins, so that charts beside each other line up.
-    right = max(96.0, max(len(text) for text, *_ in ends) * CHARACTER * BOLD + 14)
+    right = max(120.0, max(len(text) for text, *_ in ends) * CHARACTER * BOLD + 14)
     y_ticks = ticks(y_low, y_high, 4)
     left = max(44.0, max(len(_tick(value, y_ticks, percent)) for value in y_ticks) * CHARACTER + 12)
     plot = Plot(left, 10, width - left - right, height - 10 - (36 if x_label else 22), x_low, x_high, y_low, y_high)

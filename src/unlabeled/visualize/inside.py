@@ -111,11 +111,9 @@ def _spectrum(spectrum: Mapping[str, Sequence[float]]) -> list[tuple[str, str, A
 
 
 def _telling(shares: Sequence[Sequence[float]]) -> int:
-    """The number of directions at which the curves are farthest apart; of one alone that which holds half the variance."""
-    if len(shares) == 1:
-        return next(i + 1 for i, share in enumerate(shares[0]) if share >= 0.5 or i + 1 == len(shares[0]))
-    apart = [max(values) - min(values) for values in zip(*shares, strict=False)]
-    return 1 + apart.index(max(apart))
+    """The number of directions, from two, that hold half the variance of every network."""
+    lowest = [min(values) for values in zip(*shares, strict=False)]
+    return next((k for k, share in enumerate(lowest, 1) if k > 1 and share >= 0.5), len(lowest))
 
 
 def _edges(found: Inside) -> list[tuple[str, str, Any]]:

@@ -160,7 +160,7 @@ def _gain(facts: ReportFacts) -> _Gain | None:
     after = list(facts.scores.values())[-1]
     errors = (after * (1 - after) + before * (1 - before)) / max(facts.num_tested, 1)
     noise = 2 * math.sqrt(max(errors, 0.0)) if facts.num_tested else 0.0
-    text = f"{facts.score_name}: {_percent(after)}, before training {_percent(before)}"
+    text = f"the {facts.score_name} is {_percent(after)}, with the untrained network {_percent(before)}"
     if noise:
         text += f"; a difference of up to {100 * noise:.1f} points may be chance"
     return _Gain(after - before, noise, text)
@@ -175,7 +175,7 @@ def _opening(facts: ReportFacts, gain: _Gain | None) -> str:
         seen = "The loss falls" if _loss_falls(facts.history) else "Nothing has gone wrong"
         known = f"{seen}; whether the features got better is unknown until they are scored (`unlabeled evaluate knn`)."
     elif gain.is_above:
-        known = f"The network is learning: {100 * gain.change:.1f} points better than before training."
+        known = f"The network is learning: its features score {100 * gain.change:.1f} points above the untrained ones."
     elif gain.change < -gain.noise:
         known = "Training made the features worse than those of the untrained network."
     else:
@@ -342,7 +342,7 @@ def _headlines(facts: ReportFacts, sizes: Sequence[int]) -> list[tuple[str, str,
     used = [size for size in sizes if size]
     if used:
         middle = f"{statistics.median(used):.0f} in the middle"
-        note = f"between {_count_text(min(used))} and {_count_text(max(used))} images each, {middle}"
+        note = f"in the end; between {_count_text(min(used))} and {_count_text(max(used))} images each, {middle}"
         lines.append((_count_text(len(used)), "Clusters found" if len(used) != 1 else "Cluster found", note))
     last = next((record for record in reversed(facts.history) if number(record, "nmi_previous") is not None), None)
     if facts.scores:
