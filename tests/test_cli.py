@@ -135,10 +135,11 @@ def test_embed_writes_what_was_asked(trained: Trained, tmp_path: Path, call: Cal
 def test_cluster_prints_writes_and_sorts(trained: Trained, tmp_path: Path, call: Call):
     status, out, _ = call("cluster", trained.run, trained.new)
     assert status == 0 and out.splitlines()[0].startswith("40 images in ")
-    # The summary, the first twenty, and where the others are.
-    assert len(out.splitlines()) == 22 and "20 more" in out.splitlines()[-1]
+    # The summary, what the columns are, the first twenty, and where the others are.
+    assert out.splitlines()[1].split() == ["path", "cluster", "distance", "unlike"]
+    assert len(out.splitlines()) == 23 and "20 more" in out.splitlines()[-1]
     status, out, _ = call("cluster", trained.run, "--out", tmp_path / "c.csv", "--to-folders", tmp_path / "sorted")
-    assert status == 0 and len(out.splitlines()) == 1
+    assert status == 0 and len(out.splitlines()) == 1 and "unlike the rest" in out
     assert (tmp_path / "c.csv").read_text() == (trained.run / "clusters.csv").read_text()
     links = sorted((tmp_path / "sorted").glob("cluster-*/*"))
     assert len(links) == 120 and all(link.resolve().is_relative_to(trained.photos) for link in links)
@@ -148,18 +149,21 @@ def test_search_finds_the_picture_itself(trained: Trained, tmp_path: Path, call:
     query = trained.photos / "kind1" / "001.png"
     status, out, _ = call("search", trained.run, query, "-k", 3, "--json", tmp_path / "hits.json")
     assert status == 0
-    assert out.splitlines()[1].split() == ["1.000", "kind1/001.png"]
+    assert out.splitlines()[0].split()[0] == "similarity"
+    assert out.splitlines()[2].split() == ["1.000", str(query)], "it opens from here"
     hits = json.loads((tmp_path / "hits.json").read_text())[str(query)]
     assert [set(hit) for hit in hits] == 3 * [{"path", "similarity"}]
     folder = call("search", trained.run, trained.new, "-k", 1)[1]
     assert folder.count("kind") == 80
+    assert hits[0]["path"] == "kind1/001.png", "the name in the run, wherever the images are"
 
 
 def test_evaluate_writes_the_promised_keys(trained: Trained, tmp_path: Path, call: Call):
     file = tmp_path / "scores.json"
     run = Path(shutil.copytree(trained.run, tmp_path / "run"))
     status, out, _ = call("evaluate", "knn", run, trained.photos, "--labels", "folder", "--json", file)
-    assert status == 0 and "knn" in out
+    assert status == 0 and "kNN accuracy" in out
+    assert all(name in out for name in ("raw pixels", "untrained network", "trained network", "two standard errors"))
     held_out = json.loads(file.read_text())
     assert {"knn", "untrained", "raw_pixels"} <= set(held_out)
     assert held_out["train_images"] + held_out["test_images"] == 120
@@ -174,6 +178,18 @@ def test_evaluate_writes_the_promised_keys(trained: Trained, tmp_path: Path, cal
     assert call("evaluate", "nmi", run, "--json", file)[0] == 0
     assert 0 < json.loads(file.read_text())["nmi"] <= 1
     assert set(json.loads((run / "scores.json").read_text())) == {"knn", "nmi"}
+
+
+def test_what_may_be_chance_is_called_so():
+    assert scoring.what_training_did(0.6, 0.5, 400) == (
+        "Trained is above untrained by 10.0 points, more than two standard errors of 400 test images (7.0 points)."
+    )
+    assert scoring.what_training_did(0.6, 0.5, 100) == (
+        "Trained and untrained differ by 10.0 points, within two standard errors of 100 test images (14.0 points): "
+        "it may be chance."
+    )
+    assert "below untrained" in scoring.what_training_did(0.1, 0.9, 100)
+    assert "differ by 0.0 points" in scoring.what_training_did(1.0, 1.0, 10)
 
 
 def test_report(trained: Trained, tmp_path: Path, call: Call):

@@ -14,6 +14,7 @@ import pytest
 from command_line import Call, assert_one_box, call, process
 from pictures import Trained, flags
 from unlabeled.cli.console import wrapped
+from unlabeled.summary import place_of
 
 __all__ = ["call"]  # a fixture
 
@@ -85,6 +86,19 @@ def test_replacing_goes_wrong_before_anything_is_gone(trained: Trained, broken: 
     before = sorted(run.iterdir())
     assert_one_box(call("train", broken, "--out", run, "--if-exists", "replace"))
     assert sorted(run.iterdir()) == before
+
+
+def test_commands_of_a_report_name_the_run_as_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "runs" / "tour").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for given in (Path("runs/tour"), tmp_path / "runs" / "tour"):
+        assert place_of(given) == ("runs/tour", "")
+    monkeypatch.chdir("runs")
+    assert place_of(Path("../runs/tour")) == ("../runs/tour", "")
+    monkeypatch.chdir("tour")
+    for given in (Path(), Path(".."), tmp_path / "runs"):
+        place, note = place_of(given)
+        assert place == given.resolve().name and "the folder that holds the run" in note
 
 
 # What boxes say

@@ -247,11 +247,25 @@ def next_steps(verdict: health.Verdict, catalogue: Catalogue, has_scores: bool) 
     return steps
 
 
+def place_of(path: Path) -> tuple[str, str]:
+    """How a command names a run, and a note where it must be typed elsewhere.
+
+    Relative to where the report is written from; where that would be an absolute path, which belongs in no file that is
+    passed on, the name of the folder.
+    """
+    here = Path.cwd()
+    place = path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+    if place.is_absolute() or not place.name or place.name == "..":
+        return path.resolve().name, " (these commands are for the folder that holds the run)"
+    return str(place), ""
+
+
 def commands(run: Run) -> list[tuple[str, str]]:
     """Command lines to go on with."""
-    name = typed(run.path.resolve().name)
+    place, note = place_of(run.path)
+    name = typed(place)
     return [
-        (f"unlabeled embed {name} NEW_IMAGES --out features.npy", "features of new images"),
+        (f"unlabeled embed {name} NEW_IMAGES --out features.npy", f"features of new images{note}"),
         (f"unlabeled cluster {name} --to-folders sorted", "one folder of images for each cluster"),
         (f"unlabeled cluster {name} --num-clusters 10 --out ten.csv", "fewer clusters, without training again"),
         (f"unlabeled search {name} photo.jpg", "the training images most like a photo"),

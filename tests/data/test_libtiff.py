@@ -11,7 +11,7 @@ from PIL import Image
 
 from unlabeled.data.decode import examine
 
-DAMAGED = "a part of it is damaged, and what could be decoded is used"
+DAMAGED = "a part is damaged, and what could be decoded is used"
 
 
 def fax(damaged: bool) -> bytes:

@@ -15,9 +15,9 @@ from unlabeled.data.sources import open_source
 
 CUT = "the file is cut short"
 WHITE = "transparent parts are put on white"
-TURNED = "it is turned as its orientation tag asks"
+TURNED = "the pixels are turned as the orientation tag asks"
 BOMB = "more than the 178,956,970 allowed"
-PART = "a part of it is damaged, and what could be decoded is used"
+PART = "a part is damaged, and what could be decoded is used"
 U8, U16, F32 = "uint8", "uint16", "float32"
 
 # Decoded: height, width, channels, type, and the notes a person should get.

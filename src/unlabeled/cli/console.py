@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import App, Parameter
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from unlabeled import __version__
 from unlabeled.cli.flags import DeviceName
@@ -57,6 +59,16 @@ def fail(message: str, status: int = 2) -> NoReturn:
         errors.print(printable(line), markup=False, soft_wrap=True)
     errors.print(f"[red]╰{'─' * 8}{across}╯[/red]")
     sys.exit(status)
+
+
+def print_baselines(title: str, scores: Mapping[str, float]) -> None:
+    """A table of the shares `raw_pixels`, `untrained` and `trained`, in per cent."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(title)
+    table.add_column("%", justify="right")
+    for key, name in (("raw_pixels", "raw pixels"), ("untrained", "untrained network"), ("trained", "trained network")):
+        table.add_row(name, f"{100 * scores[key]:.1f}")
+    output.print(table)
 
 
 def stopped(message: str) -> NoReturn:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from unlabeled.cli.console import app, opened_run, output
+from unlabeled.cli.console import app, opened_run, output, print_baselines
 from unlabeled.cli.flags import DeviceName, ProtocolFlags, given
+from unlabeled.progress import counted
 
 Protocol = Literal[
     "all",
@@ -106,8 +108,32 @@ def evaluate(
         scores = opened.evaluate(protocol, data, labels=labels, test=test, json=json, quick=quick, **given(options))
     if protocol == "all":
         output.print(scores["markdown"], markup=False)
+    elif protocol == "knn":
+        print_knn(scores)
     else:
         print_scores(scores)
+
+
+def print_knn(scores: Mapping[str, Any]) -> None:
+    """What training did to the score, then the other facts."""
+    print_baselines("kNN accuracy", {**scores, "trained": scores["knn"]})
+    output.print(what_training_did(scores["knn"], scores["untrained"], scores["test_images"]), markup=False)
+    output.print()
+    print_scores({name: value for name, value in scores.items() if name not in ("knn", "untrained", "raw_pixels")})
+
+
+def what_training_did(trained: float, untrained: float, images: int) -> str:
+    """Whether two shares of so many test images differ by more than chance, in a sentence.
+
+    The standard error is that of two independent shares; both networks see the same images, so it is rather too large.
+    """
+    change = trained - untrained
+    noise = 2 * math.sqrt((trained * (1 - trained) + untrained * (1 - untrained)) / images)
+    errors = f"two standard errors of {counted(images, 'test image')} ({100 * noise:.1f} points)"
+    if abs(change) <= noise:
+        return f"Trained and untrained differ by {100 * abs(change):.1f} points, within {errors}: it may be chance."
+    side = "above" if change > 0 else "below"
+    return f"Trained is {side} untrained by {100 * abs(change):.1f} points, more than {errors}."
 
 
 def print_scores(scores: Mapping[str, Any]) -> None:

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich import box
-from rich.table import Table
 
-from unlabeled.cli.console import app, output, printable
+from unlabeled.cli.console import app, output, print_baselines, printable
 from unlabeled.cli.flags import DeviceName, IfExists, RecipeName, SettingsFlags, given
 
 if TYPE_CHECKING:
@@ -41,12 +39,7 @@ def demo(
     from unlabeled import api
 
     result = api.demo(out, device=device, if_exists=if_exists, **given(settings))
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("kNN accuracy: which photograph is a crop from?")
-    table.add_column("%", justify="right")
-    for key, name in (("raw_pixels", "raw pixels"), ("untrained", "untrained network"), ("trained", "trained network")):
-        table.add_row(name, f"{100 * result[key]:.1f}")
-    output.print(table)
+    print_baselines("kNN accuracy: which photograph is a crop from?", result)
     output.print(f"Health: {result['status']}{': ' + result['verdict'] if result['verdict'] else ''}", markup=False)
     output.print(f"Report: {out / 'report.html'} (open it in a browser)", markup=False)
 

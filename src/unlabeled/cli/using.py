@@ -73,17 +73,19 @@ def cluster(
     with opened_run(run, device) as opened:
         rows = opened.cluster(data, out, to_folders, num_clusters=num_clusters)
     unlike = sum(row.unlike for row in rows)
-    kind = "marked as the most isolated" if data is None else "unlike anything seen in training"
+    kind = "unlike the rest" if data is None else "unlike anything seen in training"
     output.print(
         f"{counted(len(rows), 'image')} in {counted(len({row.cluster for row in rows}), 'cluster')}, {unlike:,} {kind}"
         f"{f'; written to {out}' if out else ''}",
         markup=False,
     )
     if not out and not to_folders and is_first:
-        for row in rows[:CLUSTERED_SHOWN]:
-            sys.stdout.write(
-                f"{printable(row.path)}\t{row.cluster}\t{row.distance:.4f}\t{'unlike' if row.unlike else ''}\n"
-            )
+        shown = [(printable(row.path), row) for row in rows[:CLUSTERED_SHOWN]]
+        width = max(len("path"), *(len(name) for name, _ in shown))
+        sys.stdout.write(f"{'path':{width}}  cluster  distance  unlike\n")
+        for name, row in shown:
+            line = f"{name:{width}}  {row.cluster:7d}  {row.distance:8.4f}  {'unlike' if row.unlike else ''}"
+            sys.stdout.write(f"{line.rstrip()}\n")
         if len(rows) > CLUSTERED_SHOWN:
             elsewhere = (
                 "clusters.csv in the run's folder has them all"
@@ -122,10 +124,14 @@ def search(
         raise ConfigError("search needs at least one query image: `unlabeled search RUN photo.jpg`.")
     with opened_run(run, device) as opened:
         found = opened.search([str(query) for query in queries], k, json=json)
+        folder = Path(opened.record.data)
+    output.print("similarity  training image")
     for query, hits in found.items():
         output.print(printable(query), style="bold", markup=False)
         for hit in hits:
-            output.print(f"  {hit.similarity:.3f}  {printable(hit.path)}", markup=False)
+            # As it opens from here; in an array or an archive there is nothing to open.
+            path = folder / hit.path if (folder / hit.path).is_file() else hit.path
+            output.print(f"{hit.similarity:10.3f}  {printable(str(path))}", markup=False)
 
 
 @app.command(usage="Usage: unlabeled report RUN [--out FILE]")

@@ -204,7 +204,7 @@ def _with_pillow(image: Image.Image, short_side: int) -> Decoded:
     with complaints() as found:
         loaded = load(image, short_side)
     if found:
-        notes.append("a part of it is damaged, and what could be decoded is used")
+        notes.append("a part is damaged, and what could be decoded is used")
     orientation = _orientation(image)
     pixels = _plain(loaded, notes)
     if image.mode == "I" and name == "PPM":

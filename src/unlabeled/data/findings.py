@@ -111,14 +111,17 @@ def _channels_and_depths(doctor: Doctor) -> list[str]:
     if len(doctor.depths) > 1:
         depths = _counted({f"of {_DEPTHS[depth]}": n for depth, n in doctor.depths.items()})
         result.append(f"The images have mixed bit depths: {depths}; their brightness may not compare.")
-    for kind, scale in doctor.scaling.items():
-        depth = kind.split(" × ")[0]
+    for depth in dict.fromkeys(kind.split(" × ")[0] for kind in doctor.scaling):
         low, high = doctor.ranges[depth]
-        to = ", ".join(f"{_value(a)}..{_value(b)}" for a, b in list(zip(scale.low, scale.high, strict=True))[:8])
+        scales = [scale for kind, scale in doctor.scaling.items() if kind.startswith(f"{depth} ")]
+        least, largest = min(min(scale.low) for scale in scales), max(max(scale.high) for scale in scales)
+        clipped = 100 * max(scale.share_clipped for scale in scales)
         name = "16-bit" if depth == "uint16" else "Floating-point"
+        many = len(scales) > 1 or len(scales[0].low) > 1
         result.append(
-            f"{name} images: values {_value(low)}..{_value(high)}, will be scaled to 8 bits from {to} "
-            f"({100 * scale.share_clipped:.2f} % of the values lie outside and are clipped)."
+            f"{name} images: values {_value(low)}..{_value(high)}, will be scaled to 8 bits from "
+            f"{_value(least)}..{_value(largest)}{', every channel by a range of its own inside of it' if many else ''} "
+            f"({'up to ' if len(scales) > 1 else ''}{clipped:.2f} % of the values lie outside and are clipped)."
         )
     return result
 

@@ -50,7 +50,7 @@ def turn(pixels: np.ndarray, orientation: int, notes: list[str]) -> np.ndarray:
     """Apply an EXIF orientation (1 to 8; anything else means none) to H×W[×C]."""
     if orientation not in range(2, 9):
         return pixels
-    notes.append("it is turned as its orientation tag asks")
+    notes.append("the pixels are turned as the orientation tag asks")
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     # Orientations 5 and 7 are the transposed image and its half turn; 6 and 8 are quarter turns.
