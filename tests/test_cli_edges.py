@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -182,3 +183,16 @@ main()
 """
     ended = subprocess.run([sys.executable, "-c", early], capture_output=True, text=True, check=False, timeout=300)
     assert (ended.returncode, ended.stderr) == (130, "Stopped.\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_threads_that_wait_sleep_soon_unless_told_otherwise(given: dict[str, str], seen: str):
+    program = "import os, sys\nfrom unlabeled.__main__ import main\nsys.argv = ['unlabeled', '--version']\n"
+    program += "try:\n    main()\nfinally:\n    print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+    clean = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=clean | given, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert ended.stdout.split()[-2:] == [seen, "False"]

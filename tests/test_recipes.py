@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unlabeled.config import Config, DataFacts
 from unlabeled.errors import ConfigError
+from unlabeled.models import build_backbone, known_backbones
 from unlabeled.optim import learning_rate
 from unlabeled.recipes import RECIPES, configure
-from unlabeled.recipes.effect import ALWAYS, NEEDS, without_effect
+from unlabeled.recipes.effect import ALWAYS, NEEDS, PERCEPTRONS, without_effect
 from unlabeled.recipes.sizing import batch_for, clusters_for
 
 PHOTOS = DataFacts(5000, 3, 300, 400, True)
@@ -162,6 +164,14 @@ def test_every_setting_is_read_always_or_where_it_is_said():
                 assert True in values or all(start.replace(**{name: value}) for value in values)
 
 
+def test_only_perceptrons_give_features_below_zero():
+    for name in known_backbones():
+        backbone = build_backbone(name, image_size=64).eval()
+        with torch.no_grad():
+            feature = backbone(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+        assert bool((feature < 0).any()) == (name in PERCEPTRONS), name
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -181,7 +191,9 @@ def test_every_setting_is_read_always_or_where_it_is_said():
             ["proximal_weight (needs"],
         ),
         ({"subset_mode": "same"}, ["subset_mode (needs subset above 0)"]),
-        ({"method": "nat", "subset": 5, "temperature": 0.1, "pca_dims": 5, "feature": "after_relu"}, []),
+        ({"method": "nat", "subset": 5, "temperature": 0.1, "pca_dims": 5}, []),
+        ({"feature": "after_relu"}, ["feature (needs backbone alexnet or "]),
+        ({"feature": "after_relu", "backbone": "alexnet_fc6", "image_size": 64, "resize": 64, "store_size": 64}, []),
         (
             {"inverse_start": 5.0, "crop": "center", "crop_area": (0.5, 1.0)},
             ["inverse_start (needs", "crop_area (needs crop"],

@@ -128,7 +128,8 @@ class Config(BaseModel):
     clustering: Clustering = Field(default="kmeans", description="what turns features into pseudo-labels")
     num_clusters: Count = Field(default=100, description="k of k-means; more clusters than kinds of things is right")
     feature: Feature = Field(
-        default="before_relu", description="what is clustered: features before or after their last ReLU"
+        default="before_relu",
+        description="what is clustered: features before or after their last ReLU, of backbones that end in a perceptron",
     )
     graph_neighbors: Count = Field(default=5, description="neighbours of each image in the graph of pic and cliques")
     bandwidth: Positive = Field(default=0.2, description="sigma of the Gaussian affinity of pic")

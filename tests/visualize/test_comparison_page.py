@@ -29,9 +29,16 @@ def example(runs: int) -> Comparison:
         "photographs/holiday/class folders",
         "photographs/test",
         True,
-        [Contender(name, f"/home/someone/experiments/{name}", "deepcluster, resnet18", 30, i) for i, name in enumerate(names)],
         [
-            Row("knn", "top-1 of the nearest neighbours' vote", scores(Score(0.512, None, 0.25), Score(0.61, None, 0.24))),
+            Contender(name, f"/home/someone/experiments/{name}", "deepcluster, resnet18", 30, i)
+            for i, name in enumerate(names)
+        ],
+        [
+            Row(
+                "knn",
+                "top-1 of the nearest neighbours' vote",
+                scores(Score(0.512, None, 0.25), Score(0.61, None, 0.24)),
+            ),
             Row("knn", "top-5", scores(Score(0.812, None, 0.55))),
             Row("linear", "best top-1, stage conv5", scores(Score(0.431, 0.012, 0.31), None)),
             Row("low-shot", "top-1, labels a class: 10", scores(Score(0.331, 0.043, 0.285))),

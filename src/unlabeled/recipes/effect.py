@@ -22,12 +22,16 @@ _PIC: Condition = _DEEPCLUSTER | {"clustering": ("pic",)}
 _INSTANCE: Condition = {"method": ("instance",)}
 _BANK: Condition = _INSTANCE | {"objective": ("softmax", "nce", "sampled")}
 
+PERCEPTRONS = ("alexnet", "alexnet_fc6", "alexnet_nat", "vgg16")
+"""Backbones whose feature may be below 0; that of the others is a mean of what a ReLU gave, so a ReLU more does nothing."""
+
 NEEDS: dict[str, tuple[Condition, ...]] = {
     "mean": ({"normalize": ("dataset",)},),
     "std": ({"normalize": ("dataset",)},),
     "crop_area": ({"crop": ("random_resized",)},),
     "crop_ratio": ({"crop": ("random_resized",)},),
-    "head": (_DEEPCLUSTER,),
+    "feature": ({"backbone": PERCEPTRONS},),
+    "head": (_DEEPCLUSTER | {"backbone": PERCEPTRONS},),
     "clustering": (_DEEPCLUSTER,),
     "graph_neighbors": (_GRAPH,),
     "bandwidth": (_AFFINITY,),
@@ -66,7 +70,7 @@ ALWAYS = (
     *("image_size", "store_size", "resize", "crop", "flip"),
     *("brightness", "contrast", "saturation", "hue", "grey", "blur"),
     # What makes the clusters of a finished run and describes its features, whatever trained it.
-    *("num_clusters", "feature", "pca_dims", "whiten", "normalize_rows", "kmeans_iterations", "subset", "temperature"),
+    *("num_clusters", "pca_dims", "whiten", "normalize_rows", "kmeans_iterations", "subset", "temperature"),
     *("epochs", "batch_size", "accumulate", "lr", "momentum", "weight_decay"),
     *("head_lr", "head_momentum", "schedule", "warmup"),
     *("precision", "compile", "save_minutes", "snapshot_every", "keep_checkpoints"),
