@@ -132,7 +132,7 @@ def test_the_words_of_the_charts_are_those_of_the_method(facts: ReportFacts) -> 
     loss = [{"epoch": e, "loss": 9.0 - e, "moved_share": 0.9 if e % 3 == 1 else 0.0} for e in range(1, 8)]
     chance = [record | {"chance_loss": 6.0} for record in loss]
     about_clusters = "predicts which cluster an image is in"
-    for method, words in (("nat", "random codes"), ("instance", "from all the others"), ("supervised", "label")):
+    for method, words in (("nat", "fixed codes"), ("instance", "from all the others"), ("supervised", "label")):
         page = render(ReportFacts("r", Verdict("healthy", "", ""), method=method, history=loss))
         assert words in page and about_clusters not in page and "dashed line" not in page
         assert "Guessing" not in page and "clusters are redrawn" not in page

@@ -61,7 +61,7 @@ _OWN = {
     ),
     ("nat", "loss"): (
         "Do the images reach their codes?",
-        "The loss says how far the outputs of the images are from the random codes they were given.",
+        "The loss says how far the outputs of the images are from the fixed codes they were given.",
     ),
     ("instance", "loss"): (
         "Is the puzzle being solved?",
@@ -90,7 +90,7 @@ _REPEATED = {"deepcluster": _OF_A_CLUSTERING, "nat": {"moved_share"}}
 _LOSS_WORDS = {
     "deepcluster": "How wrong the network is at telling which cluster an image belongs to. Lower is better, but clusters "
     "are redrawn now and then and each time the puzzle is a new one, so the curve need not fall all the way.",
-    "nat": "The squared distance between what the network makes of an image and the random code that the image was given. "
+    "nat": "The squared distance between what the network makes of an image and the fixed code that the image was given. "
     "Lower is better.",
     "instance": "How wrong the network is at telling an image, changed at random, from all other images. Lower is better.",
     "supervised": "How wrong the network is at telling the label of an image. Lower is better.",
