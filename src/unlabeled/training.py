@@ -137,8 +137,19 @@ def finish_epoch(
     verdict = health.diagnose([*history, record])
     record |= {"status": verdict.status, "verdict": verdict.sentence}
     knn = f"  kNN {100 * record['knn']:.1f} %" if "knn" in record else ""
-    progress.say(f"epoch {epoch:3d}  loss {record['loss']:.3f} {verdict.line()}{knn}  {meter.speed()}")
+    remaining = time_left([*history, record], config.epochs - epoch)
+    progress.say(
+        f"epoch {epoch:3d}  loss {record['loss']:.3f} {verdict.line()}{knn}  {meter.speed()}{remaining and f', {remaining}'}"
+    )
     return record
+
+
+def time_left(history: Sequence[Mapping[str, Any]], epochs: int, spent: float = 0.0) -> str:
+    """How long so many more epochs will take, by the last ones in the journal, `spent` seconds being over; empty if unknown."""
+    recent = [record["seconds"] for record in history[-RECENT_EPOCHS:]]
+    if not recent or not epochs:
+        return ""
+    return f"about {progress.roughly(max(sum(recent) / len(recent) * epochs - spent, 0))} to go in all"
 
 
 @dataclass
@@ -192,11 +203,9 @@ class Meter:
     def title(self, epochs: int, history: Sequence[Mapping[str, Any]]) -> str:
         """This epoch's name, and when all will be done by the seconds of those before, those of earlier sessions too."""
         name = f"epoch {self.epoch + 1} of {epochs}"
-        recent = [record["seconds"] for record in history[-RECENT_EPOCHS:]]
-        if not recent or self.epoch + 1 == epochs:
-            return name
-        remaining = sum(recent) / len(recent) * (epochs - self.epoch) - self.seconds()
-        return f"{name} (about {progress.roughly(max(remaining, 0))} to go in all)"
+        remaining = time_left(history, epochs - self.epoch, self.seconds())
+        # When the last one ends, its bar says by itself.
+        return f"{name} ({remaining})" if remaining and self.epoch + 1 < epochs else name
 
     def note(self) -> str:
         """Speed and loss for the progress bar, refreshed twice a second."""

@@ -71,7 +71,7 @@ def test_many_channels_and_an_array(tmp_path: Path) -> None:
     assert doctor.channels == {5: 6} and doctor.depths == {"float32": 6}
     assert len(doctor.scaling["float32 × 5"].low) == 5
     (words,) = (s for s in doctor.sentences() if s.startswith("Floating-point images: values"))
-    assert words.count("..") == 2 and "every channel by a range of its own" in words
+    assert words.count("..") == 2 and "each channel by a range of its own" in words
 
 
 def test_nothing_readable(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def _channels_and_depths(doctor: Doctor) -> list[str]:
         many = len(scales) > 1 or len(scales[0].low) > 1
         result.append(
             f"{name} images: values {_value(low)}..{_value(high)}, will be scaled to 8 bits from "
-            f"{_value(least)}..{_value(largest)}{', every channel by a range of its own inside of it' if many else ''} "
+            f"{_value(least)}..{_value(largest)}{', each channel by a range of its own within that' if many else ''} "
             f"({'up to ' if len(scales) > 1 else ''}{clipped:.2f} % of the values lie outside and are clipped)."
         )
     return result
