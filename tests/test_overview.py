@@ -13,10 +13,7 @@ import unlabeled
 from pictures import Trained
 from unlabeled import assignments
 from unlabeled import overview as looked
-from unlabeled.config import Config
 from unlabeled.errors import RunError
-from unlabeled.methods.deepcluster import DeepCluster
-from unlabeled.models import build_backbone
 from unlabeled.overview import kept_statistics, neighbors, overview, positions
 from unlabeled.summary import facts, most_alike, rewritten, stability
 from unlabeled.visualize.facts import Colouring
@@ -144,16 +141,6 @@ def test_epochs_that_made_clusters_or_codes_anew(trained: Trained, tmp_path: Pat
     assert found(method="nat", permute_every=3) == [1, 4, 7]
     assert found(method="nat", permute_every=0) == []
     assert found(method="instance") is None
-
-
-def test_the_settings_say_what_the_method_does() -> None:
-    backbone = build_backbone("alexnet_small", image_size=32, generator=torch.Generator().manual_seed(0))
-    for epochs, every in ((7, 2.0), (8, 3.0), (3, 0.5), (1, 5.0)):
-        config = Config(method="deepcluster", num_clusters=3, epochs=epochs, reassign_every=every, pca_dims=8)
-        method = DeepCluster(backbone, 40, config)
-        assert [assignments.is_made(config, i) for i in range(epochs)] == [
-            method.clusters_before(i) for i in range(epochs)
-        ]
 
 
 def test_the_report_knows_its_method_and_what_it_was_scored_on(trained: Trained, tmp_path: Path) -> None:

@@ -22,6 +22,11 @@ LIMIT = 2**30
 """Bytes that all files of a run may take together; where all clusterings would take more, every k-th is kept."""
 
 
+def period(config: Config) -> int:
+    """Epochs between two clusterings: `reassign_every` where that is whole, else 1, and the epochs are of that length."""
+    return int(config.reassign_every) if config.reassign_every.is_integer() else 1
+
+
 def every(config: Config, num_images: int) -> int:
     """k: the clusterings 0, k, 2 k and so on are kept, 1 (all) where they take no more than `LIMIT` bytes in all.
 
@@ -30,19 +35,19 @@ def every(config: Config, num_images: int) -> int:
     """
     found = config.method == "deepcluster" and config.clustering in ("pic", "cliques")
     width = smallest_type(num_images if found else config.num_clusters).itemsize
-    clusterings = -(-max(config.epochs, 1) // _period(config))
+    clusterings = -(-max(config.epochs, 1) // period(config))
     return max(1, -(-clusterings * num_images * width // LIMIT))
 
 
 def is_kept(config: Config, num_images: int, epoch: int) -> bool:
     """Whether the clustering before `epoch` (from 0) is one of those kept."""
-    return (epoch // _period(config)) % every(config, num_images) == 0
+    return (epoch // period(config)) % every(config, num_images) == 0
 
 
 def is_made(config: Config, epoch: int) -> bool:
     """Whether `epoch` (from 0) of a DeepCluster run begins with a clustering: not a last stretch shorter than the others."""
-    period = _period(config)
-    return epoch % period == 0 and (epoch == 0 or epoch + period <= config.epochs)
+    between = period(config)
+    return epoch % between == 0 and (epoch == 0 or epoch + between <= config.epochs)
 
 
 def smallest_type(num_clusters: int) -> np.dtype[np.signedinteger]:
@@ -87,7 +92,3 @@ def read(folder: Path, epoch: int) -> torch.Tensor:
         return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.int64))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error}); ask for another epoch, or train again.") from None
-
-
-def _period(config: Config) -> int:
-    return int(config.reassign_every) if config.reassign_every.is_integer() else 1

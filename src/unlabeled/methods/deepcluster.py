@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from unlabeled import health, losses, metrics
+from unlabeled import assignments, health, losses, metrics
 from unlabeled.config import Config
 from unlabeled.data import samplers
 from unlabeled.distributed import all_gather_rows
@@ -64,23 +64,14 @@ class DeepCluster(Method):
         self.register_buffer("predicted", torch.zeros(config.num_clusters, dtype=torch.int64))
 
     @property
-    def period(self) -> int:
-        """Epochs between two clusterings: `reassign_every` where that is whole, else 1, and the epochs are of that length."""
-        return int(self.config.reassign_every) if self.config.reassign_every.is_integer() else 1
-
-    @property
     def images_per_epoch(self) -> int:
         """All images or those of `subset`; with a `reassign_every` that is not whole so many times as many (spec O04)."""
-        share = self.config.reassign_every / self.period
+        share = self.config.reassign_every / assignments.period(self.config)
         return max(1, int(share * (self.config.subset or self.num_images)))
-
-    def clusters_before(self, epoch: int) -> bool:
-        """Whether this epoch begins with a clustering."""
-        return epoch % self.period == 0 and (epoch == 0 or epoch + self.period <= self.config.epochs)
 
     def assignment(self, epoch: int) -> torch.Tensor | None:
         """`labels` [N], in epochs that begin with a clustering."""
-        return self.labels if self.clusters_before(epoch) else None
+        return self.labels if assignments.is_made(self.config, epoch) else None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take over what `state_dict` gave; the head becomes as wide as the stored one."""
@@ -93,7 +84,7 @@ class DeepCluster(Method):
 
         Not for a last, shorter stretch: a head that is given no time to learn teaches the network nothing.
         """
-        if not self.clusters_before(epoch):
+        if not assignments.is_made(self.config, epoch):
             self.predicted.zero_()
             return
         chosen = None if self.config.subset_mode == "mismatched" else self._subset(epoch)
@@ -177,7 +168,7 @@ class DeepCluster(Method):
         """The images that this epoch may show, rising int64 [m]; None where it may show all."""
         if not self.config.subset:
             return None
-        time = {"same": 0, "resampled": epoch - epoch % self.period, "mismatched": epoch}
+        time = {"same": 0, "resampled": epoch - epoch % assignments.period(self.config), "mismatched": epoch}
         random = generator(self.seed, "subset", time[self.config.subset_mode])
         return samplers.subset(self.num_images, self.config.subset, random)
 
