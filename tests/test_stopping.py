@@ -12,7 +12,7 @@ import pytest
 
 from command_line import Call, call, words
 from pictures import Trained, flags
-from unlabeled import session, signals
+from unlabeled import demonstration, session, signals
 
 __all__ = ["call"]  # a fixture
 
@@ -95,3 +95,14 @@ def test_a_stopped_score_goes_on_with_the_same_command(
     assert call(*command, "--json", tmp_path / "scores.json")[0] == 0
     assert json.loads((tmp_path / "scores.json").read_text())["stages"]
     assert not (run / "evaluation").exists() or not list((run / "evaluation").iterdir())
+
+
+def test_a_stopped_demonstration_goes_on_to_its_scores(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(demonstration, "photograph_files", list)
+    monkeypatch.setattr(demonstration, "write_photographs", lambda train, test, seed: test.mkdir(parents=True))
+    monkeypatch.setattr(session, "begin", lambda *_: (None, None, None))
+    monkeypatch.setattr(session, "execute", lambda *_, **__: None)
+    monkeypatch.setattr(demonstration, "Run", lambda *_: None)
+    monkeypatch.setattr(demonstration, "_scored", stopped)
+    result = call("demo", "--out", tmp_path / "demo")
+    assert_stopped(result, "the training is kept", f"unlabeled demo --out {tmp_path / 'demo'} --if-exists resume")
