@@ -150,7 +150,11 @@ class NoiseAsTargets(Method):
             "basis vectors" if config.targets == "onehot" else f"points of the sphere in {config.embedding_dims} dims"
         )
         how = {"permutation": f"in the batch ({config.match})", "full": "over all images", "free": "freely"}
-        when = f"{how[config.assignment]}, every {counted(config.permute_every, 'epoch')}" if config.permute_every else "never"
+        when = (
+            f"{how[config.assignment]}, every {counted(config.permute_every, 'epoch')}"
+            if config.permute_every
+            else "never"
+        )
         return {"codes": f"{number}, {kind}", "matched": when}
 
     def get_extra_state(self) -> torch.Tensor:
