@@ -302,3 +302,22 @@ def test_very_many_points_are_drawn_found_and_chosen(browser: Browser, server: S
     assert len(found) == 1
     assert gap[found[0]] <= gap.min() + 1.5
     page.close()
+
+
+@pytest.mark.browser
+def test_the_report_runs_inside_the_explorer(browser: Browser, server: Server):
+    watched = Watched(browser, server)
+    watched.open()
+    assert watched.tab.get_by_role("link", name="Report").get_attribute("href") == "/report"
+    watched.close()
+    watched = Watched(browser, server)
+    watched.tab.goto(watched.address + "report")
+    # The map draws itself: its script was let run.
+    canvas = watched.tab.locator("canvas").first
+    canvas.scroll_into_view_if_needed()
+    watched.tab.wait_for_function(
+        "() => { const c = document.querySelector('canvas'); return c && c.width > 0 && c.getContext('2d')"
+        ".getImageData(0, 0, c.width, c.height).data.some(value => value > 0); }"
+    )
+    assert watched.complaints == []
+    watched.close()

@@ -62,6 +62,22 @@ def raw(server: Server, request: bytes) -> bytes:
     return b"".join(parts)
 
 
+def test_the_report_is_served_as_it_lies_there(server: Server, explored: Explored):
+    report = explored.run.folder.report
+    status, headers, content = ask(server, "/report")
+    assert (status, headers["Content-Type"], content) == (200, "text/html; charset=utf-8", report.read_bytes())
+    # Its scripts may run, by their own hashes, and may ask nobody for anything, this server neither.
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "connect-src" not in policy and "'self'" not in policy
+    assert "'self'" in ask(server, "/")[1]["Content-Security-Policy"]
+    away = report.rename(report.with_name("away.html"))
+    try:
+        assert "unlabeled report" in sentence(ask(server, "/report"), 404)
+    finally:
+        away.rename(report)
+    assert ask(server, "/report/../config.json")[0] == 404
+
+
 def test_pages_and_answers(server: Server, explored: Explored):
     assert found(server, "/api/run")["images"] == 120
     assert len(found(server, "/api/clusters?limit=3")["clusters"]) == 3

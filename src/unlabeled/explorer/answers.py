@@ -18,7 +18,7 @@ from unlabeled.data.decode import Undecodable, decode, to_channels
 from unlabeled.data.sources import Source
 from unlabeled.errors import DataError, UnlabeledError
 from unlabeled.explorer.order import ClusterOrder, MemberOrder, Order
-from unlabeled.explorer.pictures import Pictures
+from unlabeled.explorer.pictures import Picture, Pictures
 from unlabeled.explorer.places import Places
 from unlabeled.progress import counted
 from unlabeled.visualize.report import printable
@@ -35,7 +35,7 @@ MOST_NAMES = 20_000
 
 
 class NotThere(DataError):
-    """No image or cluster has this number."""
+    """There is no image or cluster of this number, or no report."""
 
 
 class Upload(Source):
@@ -71,6 +71,14 @@ class Answers:
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def report(self) -> Picture:
+        """The report of the run as it lies there now. Raises NotThere where it has none, or one that cannot be read."""
+        path = self._run.folder.report
+        try:
+            return Picture(path.read_bytes(), "text/html; charset=utf-8")
+        except OSError:
+            raise NotThere("this run has no report yet: `unlabeled report RUN` writes it.") from None
 
     def about(self) -> dict[str, Any]:
         """The run in a few words and numbers."""

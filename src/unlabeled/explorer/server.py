@@ -45,6 +45,11 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# The report has its scripts inside and says by their hashes which may run; to this server and to others it speaks never.
+_REPORT_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -65,6 +70,7 @@ _FILES = {
 _NUMBERED = re.compile(r"/(api/cluster|api/image|thumbnail|picture)/([0-9]{1,18})")
 _PARTS = re.compile(r"/map/(positions|clusters|[0-9]{1,3})")
 _LISTS = ("/api/run", "/api/clusters", "/api/find", "/api/map")
+_REPORT = "/report"
 _SEARCH = "/api/search"
 _NAMES = "/api/names"
 _SENT = f"{_SEARCH} and {_NAMES}"
@@ -185,6 +191,8 @@ class Handler(BaseHTTPRequestHandler):
         answers = self.server.answers
         if path in _LISTS:
             return _as_json(self._list(path, _Query(query)))
+        if path == _REPORT:
+            return answers.report()
         if part := _PARTS.fullmatch(path):
             return Picture(answers.places.packed(part[1]), "application/octet-stream")
         if not (match := _NUMBERED.fullmatch(path)):
@@ -243,7 +251,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, answer: Picture) -> None:
         self.send_response(status)
-        for name, value in _HEADERS.items():
+        is_report = status == 200 and self.path.partition("?")[0] == _REPORT
+        policy = {"Content-Security-Policy": _REPORT_POLICY} if is_report else {}
+        for name, value in (_HEADERS | policy).items():
             self.send_header(name, value)
         self.send_header("Content-Type", answer.media_type)
         self.send_header("Content-Length", str(len(answer.content)))
