@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,3 +154,17 @@ def test_batches_can_be_left_early(store: ImageStore) -> None:
     next(batches)
     batches.close()  # pyright: ignore
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_a_program_may_end_while_a_thread_is_ahead() -> None:
+    """An iterator that is still held then was never closed; torn out of a torch function, its thread aborted the process."""
+    program = """
+import itertools, torch
+from unlabeled.data.loading import ahead
+torch.set_num_threads(1)
+a = torch.randn(1000, 1000)
+held = ahead((a @ a for _ in itertools.count()), 1000)
+next(held)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
+    assert (ended.returncode, ended.stderr) == (0, "")

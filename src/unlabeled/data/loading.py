@@ -7,6 +7,7 @@ ranks, not on prefetching, not on where an epoch is resumed.
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -149,10 +150,24 @@ class Loader:
         return images.to(self.device) if images.numel() <= budget else None
 
 
+_running: set[tuple[threading.Event, threading.Thread]] = set()
+"""Threads of `ahead` that have not been told to end."""
+
+
+@atexit.register
+def _end_all() -> None:
+    # An iterator that something still holds when the program ends is never closed. Its thread would be torn out of the middle
+    # of a torch function, which aborts the whole process.
+    for closed, _ in _running:
+        closed.set()
+    for _, thread in tuple(_running):
+        thread.join()
+
+
 def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
     """The same items, made by a thread that stays up to `count` ahead; its errors are raised here.
 
-    The thread ends with the items, or when the iterator returned is closed or forgotten.
+    The thread ends with the items, when the iterator returned is closed or forgotten, or with the program.
     """
     ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(count)
     closed = threading.Event()
@@ -170,13 +185,14 @@ def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
         failure: BaseException | None = None
         try:
             for item in items:
-                if not put((item, None)):
+                if closed.is_set() or not put((item, None)):
                     return
         except BaseException as error:  # it must reach the thread that waits for the next item, whatever it is
             failure = error
         put((None, failure))
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    _running.add((closed, thread))
     thread.start()
     try:
         while True:
@@ -189,3 +205,4 @@ def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
     finally:
         closed.set()
         thread.join()
+        _running.discard((closed, thread))
