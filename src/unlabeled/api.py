@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,21 +51,15 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; the run is saved.
     """
     from unlabeled import session
-    from unlabeled.distributed import barrier, is_main, process_group
+    from unlabeled.distributed import barrier, process_group
     from unlabeled.run import Run
 
     device = session.prepare_device(device)
     with process_group(device):
         if if_exists == "resume" and RunFolder(Path(out)).exists:
             return resume(out, device=device)
-        run = reserve(Path(out), if_exists) if is_main() else RunFolder(Path(out))
-        barrier()
-        try:
+        with _place(out, if_exists) as run:
             begun = session.begin(run, str(data), recipe, labels, device, cache, settings, tensorboard)
-        except BaseException:
-            if is_main():
-                run.abandon()
-            raise
         session.execute(run, *begun, device=device)
         barrier()
         return Run(run.path, device)
@@ -128,19 +124,13 @@ def import_weights(
         Interrupted: Ctrl-C or SIGTERM while images were embedded.
     """
     from unlabeled import session
-    from unlabeled.distributed import barrier, is_main, process_group
+    from unlabeled.distributed import barrier, process_group
     from unlabeled.run import Run
 
     kind = session.prepare_device(device)
     with process_group(kind):
-        run = reserve(Path(out), if_exists) if is_main() else RunFolder(Path(out))
-        barrier()
-        try:
+        with _place(out, if_exists) as run:
             session.take_in(run, Path(file), backbone, str(data) if data else None, kind, cache, settings)
-        except BaseException:
-            if is_main():
-                run.abandon()
-            raise
         barrier()
         return Run(run.path, kind)
 
@@ -184,3 +174,17 @@ def demo(
     from unlabeled.demonstration import demonstrate
 
     return demonstrate(Path(out), device, if_exists, settings)
+
+
+@contextmanager
+def _place(out: str | Path, if_exists: IfExists) -> Generator[RunFolder]:
+    # Where a new run goes. What ends before anything was written there leaves no folder; what was written stays.
+    from unlabeled.distributed import barrier, is_main
+
+    run = reserve(Path(out), if_exists) if is_main() else RunFolder(Path(out))
+    barrier()
+    try:
+        yield run
+    finally:
+        if is_main():
+            run.abandon()
