@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from pictures import Trained, make_trained
+from report_pages import launched
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -44,3 +50,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Pictures in class folders and a finished run on them, shared by all tests: never written to, copy it first."""
     torch.set_num_threads(1)
     return make_trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium without a window; for one file at a time, since its event loop disturbs other tests."""
+    with launched() as found:
+        yield found

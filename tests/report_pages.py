@@ -15,7 +15,7 @@ from unlabeled.cluster.merge_tree import merge_tree
 from unlabeled.visualize.facts import Atlas, Colouring
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 HOSTILE = ["</script><script>alert(1)</script>", "a&b<!--.jpg", "plain.jpg"]
 
@@ -91,3 +91,12 @@ def launched() -> Iterator[Browser]:
         )
         yield browser
         browser.close()
+
+
+def until(tab: Page, condition: str) -> None:
+    """Wait; playwright's own way evaluates text inside the page, which the page forbids."""
+    for _ in range(600):
+        if tab.evaluate(condition):
+            return
+        tab.wait_for_timeout(50)
+    raise AssertionError(f"in vain: {condition}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +9,11 @@ import numpy as np
 import pytest
 
 from explored import EVIL, Explored
-from report_pages import launched
+from report_pages import until
 from unlabeled.explorer.server import Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as found:
-        yield found
 
 
 class Watched:
@@ -170,15 +163,6 @@ def test_the_map_shows_every_image_and_leads_to_each(
     assert page.complaints == [] or all("422" in text for text in page.complaints)
 
 
-def until(tab: Page, condition: str) -> None:
-    """Wait; playwright's own way evaluates text inside the page, which the page forbids."""
-    for _ in range(600):
-        if tab.evaluate(condition):
-            return
-        tab.wait_for_timeout(50)
-    raise AssertionError(f"in vain: {condition}")
-
-
 def middle(tab: Page) -> int:
     """The number of the image in the middle, as it is told to who does not see the map."""
     tab.evaluate("document.getElementById('map-middle').textContent = ''")
@@ -315,9 +299,10 @@ def test_the_report_runs_inside_the_explorer(browser: Browser, server: Server):
     # The map draws itself: its script was let run.
     canvas = watched.tab.locator("canvas").first
     canvas.scroll_into_view_if_needed()
-    watched.tab.wait_for_function(
+    until(
+        watched.tab,
         "() => { const c = document.querySelector('canvas'); return c && c.width > 0 && c.getContext('2d')"
-        ".getImageData(0, 0, c.width, c.height).data.some(value => value > 0); }"
+        ".getImageData(0, 0, c.width, c.height).data.some(value => value > 0); }",
     )
     assert watched.complaints == []
     watched.close()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from report_pages import launched
 from unlabeled.visualize.comparison import Comparison, Contender, LeftOut, Row, Score, page
 
 if TYPE_CHECKING:
@@ -55,12 +53,6 @@ def example(runs: int) -> Comparison:
             LeftOut("retrieval", HOSTILE),
         ],
     )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 def luminance(tab: Page, where: str, what: str) -> float:

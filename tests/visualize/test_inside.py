@@ -8,7 +8,6 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from PIL import Image
 
 import unlabeled
 from pictures import Trained
-from report_pages import HOSTILE, Outline, launched, made
+from report_pages import HOSTILE, Outline, made
 from unlabeled.health import Verdict
 from unlabeled.models import build_backbone
 from unlabeled.pictures import inside as looking
@@ -206,12 +205,6 @@ def test_the_spectrum_ends_where_nothing_is_left_to_see() -> None:
     assert ">net0</text>" in chart and ">net1</text>" in chart
     assert drawn(3.0, 4.0)[0] == [10, 10]
     assert drawn(1e-4)[0] == [256]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 @pytest.mark.browser

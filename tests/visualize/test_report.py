@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from report_pages import Outline, launched
+from report_pages import Outline, until
 from unlabeled.data.photographs import demo_set
 from unlabeled.errors import RunError
 from unlabeled.evaluation.explain import Explanation, Trait
@@ -277,12 +276,6 @@ def test_printable_keeps_what_people_write() -> None:
     assert printable("b\udcff") == "b�"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(browser: Browser, page: str, tmp_path: Path, scheme: Any) -> None:
@@ -343,7 +336,7 @@ def test_with_the_keyboard(browser: Browser, page: str, tmp_path: Path) -> None:
         tab.keyboard.press("Escape")
         assert tab.locator("dialog").is_hidden()
         # The browser says that a dialog closed a moment after it is hidden, and the focus moves then.
-        tab.wait_for_function("document.activeElement.getAttribute('aria-label') === 'Enlarge cluster 1'")
+        until(tab, "document.activeElement.getAttribute('aria-label') === 'Enlarge cluster 1'")
         tab.get_by_role("button", name="Show all 40 clusters").click()
         assert tab.locator("#gallery > li:visible").count() == 40
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from report_pages import HOSTILE, Outline, launched, made
+from report_pages import HOSTILE, Outline, made, until
 from unlabeled.data.image_statistics import Statistic
 from unlabeled.evaluation.explain import explain
 from unlabeled.health import Verdict
@@ -77,12 +77,6 @@ def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -230,7 +224,7 @@ def test_the_slider_merges_clusters_as_the_command_does(tab: Page, facts: Report
         assert f"{sizes[number]} images, from {word} {parts}" in card
     assert tab.locator("#legend button").count() == 3
     slider.press("ArrowRight")
-    tab.wait_for_function("document.querySelectorAll('#merged > li').length === 4")
+    until(tab, "document.querySelectorAll('#merged > li').length === 4")
     # A link to one cluster brings the single clusters back.
     tab.locator("#learned a[href^='#cluster-']").first.click()
     assert tab.locator("#gallery").is_visible()
@@ -258,7 +252,7 @@ def test_the_map_with_the_keyboard_and_the_lasso(tab: Page, facts: ReportFacts) 
     assert tab.locator("#chosen").is_hidden()
     for _ in range(6):
         tab.keyboard.press("+")
-    tab.wait_for_function("Number(canvas.dataset.thumbnails) > 0")
+    until(tab, "Number(canvas.dataset.thumbnails) > 0")
     before = canvas.screenshot()
     tab.keyboard.press("ArrowLeft")
     assert canvas.screenshot() != before
