@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import unlabeled
 from pictures import Trained
 from unlabeled import assignments
 from unlabeled import overview as looked
+from unlabeled.data.image_statistics import measure
+from unlabeled.data.store import ImageStore
 from unlabeled.errors import RunError
-from unlabeled.overview import kept_statistics, neighbors, overview, positions
+from unlabeled.overview import kept_measurements, measured, neighbors, overview, positions
 from unlabeled.summary import facts, most_alike, rewritten, stability
-from unlabeled.visualize.facts import Colouring
 
 
 def test_a_run_seen_as_a_whole(trained: Trained) -> None:
@@ -47,6 +49,11 @@ def test_of_many_images_an_even_sample_is_shown(trained: Trained, monkeypatch: p
     assert seen.atlas.total == 120
     assert seen.place[4] == 1
     assert (seen.place[1:4] == -1).all()
+    # What is said of the images is said of those shown, and all of them are measured: the explorer shows all.
+    brightness = next(one for one in seen.atlas.colourings if one.name == "brightness").values
+    kept = kept_measurements(run.folder.statistics)
+    assert kept is not None and len(kept) == 120
+    assert brightness == pytest.approx(kept[::4, 0])
     # The numbers of images are those of the run all the same.
     assert seen.atlas.tree.sizes.sum() == 120
 
@@ -77,25 +84,41 @@ def test_the_map_is_kept_for_the_features_it_was_made_of(tmp_path: Path, monkeyp
     assert (positions(kept, rows, 3) == 0).all()
     assert calls == [0, 3]
 
-    # Statistics are kept beside the places, and do not make them anew.
-    statistics = [Colouring("size", np.arange(30.0), (), ("smaller", "larger"), "pixels"),
-                  Colouring("folder", np.arange(30.0) % 2, ("a", "b"))]  # fmt: skip
-    assert (positions(kept, rows, 3, statistics) == 0).all()
-    assert calls == [0, 3]
-    back = kept_statistics(kept)
-    assert [(one.name, one.categories, one.ends, one.scale) for one in back] == [
-        ("size", (), ("smaller", "larger"), "pixels"),
-        ("folder", ("a", "b"), ("", ""), "plain"),
-    ]
-    assert all(np.array_equal(a.values, b.values) for a, b in zip(back, statistics, strict=True))
-    kept.write_bytes(b"no tensors")
-    assert kept_statistics(kept) == []
-
     def refused(path: Path) -> Path:
         raise RunError("no room")
 
     monkeypatch.setattr(looked, "replacing", refused)
     assert (positions(kept, rows, 5) == 0).all()
+
+
+def test_every_image_is_measured_once(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = unlabeled.load(trained.run)
+    store = run.record.open(run.record.data)
+    kept = tmp_path / "statistics.safetensors"
+    first = measured(kept, store)
+    assert first.shape == (120, 7)
+    assert first == pytest.approx(measure(store))
+    assert first[:, 5:].tolist() == store.original_sizes.tolist()
+    back = kept_measurements(kept)
+    assert back is not None and np.array_equal(back, first)
+
+    calls: list[int] = []
+
+    def counted(store: ImageStore, update: object) -> np.ndarray:
+        calls.append(len(store))
+        return np.zeros((len(store), 7), np.float32)
+
+    monkeypatch.setattr(looked, "measure", counted)
+    assert np.array_equal(measured(kept, store), first)
+    assert calls == []
+    monkeypatch.setattr(store, "names", [*store.names[1:], "another.png"])
+    assert (measured(kept, store) == 0).all()
+    kept.write_bytes(b"no tensors")
+    assert kept_measurements(kept) is None
+    assert (measured(kept, store) == 0).all()
+    save_file({"measured": torch.zeros(120, 3)}, kept)
+    assert kept_measurements(kept) is None
+    assert calls == [120, 120]
 
 
 def test_clusters_most_like_a_cluster() -> None:

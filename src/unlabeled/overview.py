@@ -1,17 +1,16 @@
 """Looks once at all images of a finished run: where they lie, what is near, what plain statistics say of the clusters.
 
-Shapes: N images of the run, n of them shown (all, up to `MOST_IMAGES`).
+Shapes: N images of the run, n of them shown (all, up to `MOST_IMAGES`), D feature dimensions.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from unlabeled import progress
-from unlabeled.data.image_statistics import Statistic, image_statistics
+from unlabeled.data.image_statistics import MEASURED, Statistic, described, measure, of_files
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import Source
 from unlabeled.data.store import ImageStore
@@ -61,47 +60,19 @@ class Overview:
     """[N] position of each image in the atlas, -1 for one that is not shown."""
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some images of a store, as far as their statistics go."""
-
-    store: ImageStore
-    rows: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def pixels(self, i: int) -> torch.Tensor:
-        return self.store.pixels(int(self.rows[i]))
-
-    @property
-    def is_colour(self) -> bool:
-        return self.store.is_colour
-
-    @property
-    def names(self) -> list[str]:
-        return [self.store.names[i] for i in self.rows]
-
-    @property
-    def original_sizes(self) -> torch.Tensor:
-        return self.store.original_sizes[torch.from_numpy(self.rows)]
-
-    @property
-    def index_in_source(self) -> NDArray[np.int64]:
-        return self.store.index_in_source[self.rows]
-
-
 def overview(run: Run, store: ImageStore) -> Overview:
-    """Look at the images of `store`, the training images of `run`; reads the pixels of those shown.
+    """Look at the images of `store`, the training images of `run`.
 
-    The map is kept in RUN/projection.safetensors for the features it was made of.
+    The map is kept in RUN/projection.safetensors for the features it was made of, and what was measured of every image, also
+    of those that are not shown, in RUN/statistics.safetensors: the explorer, which reads no pixels of its own, colours by it.
     """
     catalogue = run.catalogue
     rows = even_sample(len(store))
     unit = catalogue.features[torch.from_numpy(rows)].float()
     source = _source(run)
-    with progress.bar("image statistics", len(rows)) as update:
-        statistics = image_statistics(cast(ImageStore, _Part(store, rows)), source, update)
+    statistics = described(measured(run.folder.statistics, store)[rows], store.is_colour)
+    if source is not None:
+        statistics += of_files([store.names[i] for i in rows], source, store.index_in_source[rows])
     thumbnails: list[NDArray[np.uint8]] = []
     digests: list[bytes] = []
     with progress.bar("thumbnails", len(rows)) as update:
@@ -112,18 +83,17 @@ def overview(run: Run, store: ImageStore) -> Overview:
             update(place + 1, "")
     similarity, index = neighbors(unit)
     clusters = catalogue.clusters[torch.from_numpy(rows)].numpy()
-    shown = [_colouring(one) for one in statistics if _is_shown(one)]
     atlas = Atlas(
         thumbnails=thumbnails,
         names=[store.names[i] for i in rows],
-        positions=positions(run.folder.projection, unit, run.config.seed, shown),
+        positions=positions(run.folder.projection, unit, run.config.seed),
         clusters=clusters,
         distances=catalogue.distances[torch.from_numpy(rows)].numpy(),
         neighbours=index,
         similarities=similarity,
         repeated=repeats(thumbnails, index, digests),
         tree=catalogue.tree,
-        colourings=[*_labels(run, store, source, rows), *shown],
+        colourings=[*_labels(run, store, source, rows), *colourings(statistics)],
         total=len(store),
     )
     place = np.full(len(store), -1, np.int64)
@@ -142,24 +112,38 @@ def neighbors(unit: torch.Tensor, k: int = NEIGHBORS) -> tuple[NDArray[np.float3
     return found.similarity[~is_self].view(shape).numpy(), found.index[~is_self].view(shape).numpy()
 
 
-def positions(kept: Path, unit: torch.Tensor, seed: int, statistics: Sequence[Colouring] = ()) -> NDArray[np.float32]:
-    """Places [n, 2] of unit rows [n, D] on the map: those in the file `kept`, if it was made of the same rows.
-
-    The statistics are kept beside them: the explorer colours by them without reading every image.
-    """
-    words = json.dumps([[one.name, list(one.categories), list(one.ends), one.scale] for one in statistics])
-    found = kept_positions(kept, unit, seed)
-    if found is not None and _metadata(kept).get("statistics", "[]") == words:
+def measured(kept: Path, store: ImageStore) -> NDArray[np.float32]:
+    """What `measure` finds of every image of `store`, [N, 7]: from the file `kept`, if it is of these images."""
+    found, images = kept_measurements(kept), _images(store)
+    if found is not None and _metadata(kept).get("images") == images:
         return found
-    if found is None:
-        with progress.bar("map", 1) as update:
-            found = project(unit.contiguous().numpy(), seed)
-            update(1, "")
-    tensors = {f"statistic {i}": torch.from_numpy(one.values).float() for i, one in enumerate(statistics)}
+    with progress.bar("image statistics", len(store)) as update:
+        found = measure(store, update)
     # A run that cannot be written gets its report all the same.
     with suppress(RunError), replacing(kept) as partial:
-        metadata = {"features": _digest(unit, seed), "statistics": words}
-        save_file(tensors | {"positions": torch.from_numpy(found)}, partial, metadata)
+        save_file({"measured": torch.from_numpy(found)}, partial, {"images": images})
+    return found
+
+
+def kept_measurements(kept: Path) -> NDArray[np.float32] | None:
+    """What was measured of every image, [N, 7], in the file `kept`; None where there is none that can be read."""
+    with suppress(OSError, SafetensorError), safe_open(kept, framework="pt") as file:
+        found = file.get_tensor("measured").numpy()
+        if found.ndim == 2 and found.shape[1] == len(MEASURED):
+            return found
+    return None
+
+
+def positions(kept: Path, unit: torch.Tensor, seed: int) -> NDArray[np.float32]:
+    """Places [n, 2] of unit rows [n, D] on the map: those in the file `kept`, if it was made of the same rows."""
+    found = kept_positions(kept, unit, seed)
+    if found is not None:
+        return found
+    with progress.bar("map", 1) as update:
+        found = project(unit.contiguous().numpy(), seed)
+        update(1, "")
+    with suppress(RunError), replacing(kept) as partial:
+        save_file({"positions": torch.from_numpy(found)}, partial, {"features": _digest(unit, seed)})
     return found
 
 
@@ -172,18 +156,13 @@ def kept_positions(kept: Path, unit: torch.Tensor, seed: int) -> NDArray[np.floa
     return None
 
 
-def kept_statistics(kept: Path) -> list[Colouring]:
-    """The statistics in the file `kept`, of the images whose places are in it; none where it has none."""
-    with suppress(OSError, SafetensorError, ValueError, TypeError):
-        words = json.loads(_metadata(kept).get("statistics", "[]"))
-        with safe_open(kept, framework="pt") as file:
-            return [
-                Colouring(
-                    name, file.get_tensor(f"statistic {i}").double().numpy(), tuple(categories), (low, high), scale
-                )
-                for i, (name, categories, (low, high), scale) in enumerate(words)
-            ]
-    return []
+def colourings(statistics: Sequence[Statistic]) -> list[Colouring]:
+    """Statistics as colours of a map, without those of too many categories to be told apart."""
+    return [
+        Colouring(one.name, one.values, one.categories, (one.low, one.high), _SCALES.get(one.name, "plain"))
+        for one in statistics
+        if len(one.categories) <= MOST_CATEGORIES
+    ]
 
 
 def _metadata(kept: Path) -> dict[str, str]:
@@ -195,6 +174,14 @@ def _metadata(kept: Path) -> dict[str, str]:
 def _digest(unit: torch.Tensor, seed: int) -> str:
     rows = unit.contiguous().numpy()
     return hashlib.blake2b(f"{seed} {rows.shape}".encode() + rows.tobytes(), digest_size=16).hexdigest()
+
+
+def _images(store: ImageStore) -> str:
+    # Which images were measured, and at which size: a digest of their names and of how large the files and the pixels are.
+    words = hashlib.blake2b("\0".join(store.names).encode(errors="surrogateescape"), digest_size=16)
+    for numbers in (store.sizes, store.original_sizes):
+        words.update(numbers.numpy().tobytes())
+    return words.hexdigest()
 
 
 def _source(run: Run) -> Source | None:
@@ -214,11 +201,3 @@ def _labels(run: Run, store: ImageStore, source: Source | None, rows: NDArray[np
     if len(found.class_names) > MOST_CATEGORIES:
         return []
     return [Colouring("label", found.ids[store.index_in_source[rows]], found.class_names)]
-
-
-def _is_shown(one: Statistic) -> bool:
-    return len(one.categories) <= MOST_CATEGORIES
-
-
-def _colouring(one: Statistic) -> Colouring:
-    return Colouring(one.name, one.values, one.categories, (one.low, one.high), _SCALES.get(one.name, "plain"))

@@ -143,6 +143,16 @@ class RunFolder:
         return self.path / "projection.safetensors"
 
     @property
+    def statistics(self) -> Path:
+        """Brightness, sharpness and so on of every training image."""
+        return self.path / "statistics.safetensors"
+
+    @property
+    def inside(self) -> Path:
+        """What the report shows of the inside of the network."""
+        return self.path / "inside.json"
+
+    @property
     def scores(self) -> Path:
         """What `evaluate` found, by protocol."""
         return self.path / "scores.json"
@@ -214,9 +224,10 @@ class RunFolder:
         """
         # The configuration first: without it nobody takes the rest for a run.
         files = (self.config, self.data, self.environment, self.journal, self.features, self.imported)
-        tables = (self.clusters, self.scores, self.skipped, self.report, self.stability, self.projection)
+        tables = (self.clusters, self.scores, self.skipped, self.report, self.stability)
+        seen = (self.projection, self.statistics, self.inside)
         try:
-            for file in (*files, *tables, *self.path.glob("comparison.*")):
+            for file in (*files, *tables, *seen, *self.path.glob("comparison.*")):
                 file.unlink(missing_ok=True)
             for folder in (self.checkpoints, self.assignments, self.snapshots, self.evaluation, self.tensorboard):
                 if folder.exists():

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from explored import EVIL, Explored
 from pictures import Trained
+from unlabeled import overview
 from unlabeled.errors import DataError, RunError
-from unlabeled.explorer.answers import NotThere
+from unlabeled.explorer import places
+from unlabeled.explorer.answers import Answers, NotThere
 from unlabeled.run import Run
 
 
@@ -92,3 +99,40 @@ def test_runs_that_cannot_be_explored(explored: Explored, tmp_path: Path, traine
     (tmp_path / "run" / "features.safetensors").unlink()
     with pytest.raises(RunError, match="no features yet"):
         _ = Run(tmp_path / "run", "cpu").answers
+
+
+def test_of_more_images_than_the_report_shows_all_have_their_colours(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (overview, places):
+        monkeypatch.setattr(module, "even_sample", lambda total: np.arange(0, total, 4))
+    shutil.copytree(trained.run, tmp_path / "run")
+    run = Run(tmp_path / "run", "cpu")
+    run.folder.projection.unlink(missing_ok=True)
+    run.folder.statistics.unlink()
+
+    def the_map() -> tuple[bool, dict[str, NDArray[np.uint8]]]:
+        found = Answers(run).places
+        while not (about := found.state())["ready"]:
+            pass
+        assert about["count"] == 120
+        names = [one["name"] for one in about["colourings"]]
+        return about["measured"], {
+            name: np.frombuffer(found.packed(str(i)), "u1") for i, name in enumerate(names) if name != "folder"
+        }
+
+    is_measured, colours = the_map()
+    assert not is_measured
+    assert "brightness" not in colours
+    store = run.record.open(run.record.data)
+    seen = overview.overview(run, store)
+    assert len(seen.atlas.names) == 30
+    is_measured, colours = the_map()
+    assert is_measured
+    assert {"brightness", "contrast", "sharpness"} <= set(colours)
+    expected = np.array([store.pixels(i).float().mean() for i in range(120)])
+    ranks = colours["brightness"].argsort(kind="stable")
+    assert (np.diff(expected[ranks]) > -0.01 * 255).all()
+    # What was measured of other images is not shown.
+    save_file({"measured": torch.zeros(30, 7)}, run.folder.statistics)
+    assert not the_map()[0]

@@ -6,7 +6,8 @@ the store, C channels. Pixels are those of the store: what the network was given
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -31,6 +32,10 @@ COLOURFUL_SHARE: Final = 0.05
 MOST_PIXELS: Final = 64
 """Pixels of a side that colours are counted on; a grid of them, where there are more."""
 SECONDS_OF_A_DAY: Final = 86_400
+AT_ONCE: Final = 65_536
+"""Pixels looked at in one call."""
+MEASURED: Final = ("brightness", "contrast", "sharpness", "saturation", "colour", "height", "width")
+"""What is measured of an image: the pixels of the store, a position in `COLOURS`, the pixels of a side of the file."""
 
 
 @dataclass(frozen=True)
@@ -53,61 +58,129 @@ def image_statistics(
 ) -> list[Statistic]:
     """The statistics of the images of a store; of `source`, where it is given, also dates of files and folders.
 
-    Numbers: brightness (mean, 0…1), contrast (standard deviation, 0…1), sharpness (log10 of the mean squared Laplacian),
-    saturation (mean, 0…1), size (log2 of the pixels of the file), aspect (log2 of width over height), date (days since
-    1970, of the file). Categories: colour (the commonest hue, or black, grey, white), folder. Those that are the same for
-    all images are left out, and those of colour where the images have none. Several ranks: each looks at its part.
+    It looks at every pixel, see `measure`, and says what it saw, see `described`. Several ranks: each looks at its part.
+    """
+    found = described(measure(store, progress), store.is_colour)
+    return found if source is None else [*found, *of_files(store.names, source, store.index_in_source)]
+
+
+def measure(store: ImageStore, progress: Callable[[int, str], None] | None = None) -> NDArray[np.float32]:
+    """What there is to measure of every image of a store: float32 [N, 7], columns as in `MEASURED`.
+
+    `progress` is called with the number of images looked at and a note. Several ranks: each looks at its part.
     """
     mine = range(len(store))[shard(len(store))]
-    rows = torch.zeros(len(mine), 5, dtype=torch.float64)
-    for place, i in enumerate(mine):
-        rows[place] = torch.tensor(_of_pixels(store.pixels(i).numpy(), store.is_colour))
-        if progress:
-            progress(place + 1, "")
-    table = all_gather_rows(rows).numpy()
-    height, width = store.original_sizes.numpy().astype(np.float64).T
+    rows = torch.zeros(len(mine), len(MEASURED))
+    done = 0
+    # The arithmetic of NumPy lets go of the interpreter, so that cores share the images.
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(lambda part: _of_images(store, part), _alike(store, mine)):
+            rows[done : done + len(found)] = torch.from_numpy(found)
+            done += len(found)
+            if progress:
+                progress(done, "")
+    return all_gather_rows(rows).numpy()
+
+
+def described(measured: NDArray[np.float32], is_colour: bool) -> list[Statistic]:
+    """What `measure` found, [N, 7], as statistics with names.
+
+    Numbers: brightness (mean, 0…1), contrast (standard deviation, 0…1), sharpness (log10 of the mean squared Laplacian),
+    saturation (mean, 0…1), size (log2 of the pixels of the file), aspect (log2 of width over height). A category: colour
+    (the commonest hue, or black, grey, white). Those that are the same for all images are left out, and those of colour
+    where the images have none.
+    """
+    brightness, contrast, sharpness, saturation, colour, height, width = measured.astype(np.float64).T
     found = [
-        Statistic("brightness", "number", table[:, 0], "darker", "brighter"),
-        Statistic("contrast", "number", table[:, 1], "flatter", "richer in contrast"),
-        Statistic("sharpness", "number", table[:, 2], "more blurred", "sharper"),
+        Statistic("brightness", "number", brightness, "darker", "brighter"),
+        Statistic("contrast", "number", contrast, "flatter", "richer in contrast"),
+        Statistic("sharpness", "number", sharpness, "more blurred", "sharper"),
         Statistic("size", "number", np.log2(height * width), "smaller", "larger"),
         Statistic("aspect", "number", np.log2(width / height), "narrower", "wider"),
     ]
-    if store.is_colour:
-        found.append(Statistic("saturation", "number", table[:, 3], "paler", "more colourful"))
-        found.append(Statistic("colour", "category", table[:, 4], "", "", COLOURS))
-    if source is not None:
-        found += _of_files(store, source)
-    return [one for one in found if len(np.unique(one.values)) > 1]
+    if is_colour:
+        found.append(Statistic("saturation", "number", saturation, "paler", "more colourful"))
+        found.append(Statistic("colour", "category", colour, "", "", COLOURS))
+    return [one for one in found if _tells(one)]
 
 
-def _of_pixels(pixels: NDArray[np.uint8], is_colour: bool) -> tuple[float, float, float, float, float]:
-    # Brightness, contrast, sharpness, saturation, colour of uint8 [h, w, C].
-    grey = pixels.mean(2, dtype=np.float32) / 255
-    sharpness = -6.0
-    if min(grey.shape) > 2:
-        inside = grey[1:-1, 1:-1]
-        laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inside
-        sharpness = float(np.log10(max(float(np.mean(laplacian**2)), 1e-6)))
-    brightness, contrast = float(grey.mean()), float(grey.std())
-    if not is_colour:
-        return brightness, contrast, sharpness, 0.0, 0.0
-    step = max(-(-max(pixels.shape[:2]) // MOST_PIXELS), 1)
-    few = np.divide(pixels[::step, ::step].reshape(-1, 3), 255, dtype=np.float32)
-    largest, chroma = few.max(1), few.max(1) - few.min(1)
-    saturation = float((chroma / np.maximum(largest, 1e-3)).mean())
-    return brightness, contrast, sharpness, saturation, float(_colour(few, largest, chroma, brightness))
+def of_files(names: Sequence[str], source: Source, index: NDArray[np.int64]) -> list[Statistic]:
+    """Folder (a category) and date (days since 1970) of the files of images; `index` [N] is where each is in `source`.
+
+    What is the same for all images is left out. Reads no file.
+    """
+    folders, member = np.unique([name.rpartition("/")[0] for name in names], return_inverse=True)
+    categories = tuple(str(name or ".") for name in folders)
+    found = [Statistic("folder", "category", member.astype(np.float64), "", "", categories)]
+    # Only files of their own have dates: a fingerprint of theirs is size, time of change of content, and of the entry.
+    dates = [source.fingerprint(i)[1] if i >= 0 and source.location(i) is not None else -1 for i in index.tolist()]
+    days = np.array([float(date) if isinstance(date, int) else -1.0 for date in dates]) / 1e9 / SECONDS_OF_A_DAY
+    if (days > 0).all():
+        found.append(Statistic("date", "number", days, "older", "newer"))
+    return [one for one in found if _tells(one)]
 
 
-def _colour(
-    few: NDArray[np.float32], largest: NDArray[np.float32], chroma: NDArray[np.float32], brightness: float
-) -> int:
-    # Position in COLOURS of the commonest hue of pixels [P, 3] in 0…1.
+def _tells(one: Statistic) -> bool:
+    return len(np.unique(one.values)) > 1
+
+
+def _alike(store: ImageStore, rows: range) -> Iterator[range]:
+    # Neighbouring images of one size, as many as make an array that is worth the call and still fits the cache.
+    start = rows.start
+    while start < rows.stop:
+        size = store.sizes[start]
+        most = min(rows.stop, start + max(1, AT_ONCE // max(1, int(size.prod()))))
+        others = (store.sizes[start:most] != size).any(1).nonzero()
+        end = start + int(others[0]) if len(others) else most
+        yield range(start, end)
+        start = end
+
+
+def _of_images(store: ImageStore, rows: range) -> NDArray[np.float32]:
+    # The columns of MEASURED of images of one size.
+    pixels = np.stack([store.pixels(i).numpy() for i in rows])
+    found = np.zeros((len(rows), len(MEASURED)), np.float32)
+    found[:, :5] = _of_pixels(pixels, store.is_colour)
+    found[:, 5:] = store.original_sizes[rows.start : rows.stop].numpy()
+    return found
+
+
+def _of_pixels(pixels: NDArray[np.uint8], is_colour: bool) -> NDArray[np.float32]:
+    # Brightness, contrast, sharpness, saturation, colour, [B, 5], of uint8 [B, h, w, C]; each image for itself.
+    count, channels = len(pixels), pixels.shape[3]
+    grey = pixels[..., 0].astype(np.float32)
+    for channel in range(1, channels):
+        grey += pixels[..., channel]
+    grey /= 255 * channels
+    found = np.zeros((count, 5), np.float32)
+    found[:, 0] = brightness = grey.reshape(count, -1).mean(1)
+    found[:, 1] = grey.reshape(count, -1).std(1)
+    found[:, 2] = -6.0
+    if min(grey.shape[1:]) > 2:
+        laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+        laplacian -= 4 * grey[:, 1:-1, 1:-1]
+        found[:, 2] = np.log10(np.maximum(np.square(laplacian).reshape(count, -1).mean(1), 1e-6))
+    if is_colour:
+        step = max(-(-max(grey.shape[1:]) // MOST_PIXELS), 1)
+        few = np.divide(pixels[:, ::step, ::step].reshape(count, -1, 3), 255, dtype=np.float32)
+        red, green, blue = (few[..., channel] for channel in range(3))
+        largest = np.maximum(np.maximum(red, green), blue)
+        chroma = largest - np.minimum(np.minimum(red, green), blue)
+        found[:, 3] = (chroma / np.maximum(largest, 1e-3)).mean(1)
+        found[:, 4] = _colours(few, largest, chroma, brightness)
+    return found
+
+
+def _colours(
+    few: NDArray[np.float32], largest: NDArray[np.float32], chroma: NDArray[np.float32], brightness: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    # Positions [B] in COLOURS of the commonest hues of pixels [B, P, 3] in 0…1.
     colourful = (chroma >= COLOURFUL) & (chroma >= COLOURFUL * largest)
-    if colourful.mean() < COLOURFUL_SHARE:
-        return 0 if brightness < 0.2 else 2 if brightness > 0.8 else 1
-    counts = np.bincount(_hue_bin(few[colourful], chroma[colourful]), minlength=len(HUES))
-    return 3 + int(counts.argmax())
+    image, _ = np.nonzero(colourful)
+    bins = len(HUES) * image + _hue_bin(few[colourful], chroma[colourful])
+    counts = np.bincount(bins, minlength=len(HUES) * len(few)).reshape(len(few), len(HUES))
+    plain = np.where(brightness < 0.2, 0, np.where(brightness > 0.8, 2, 1))
+    return np.where(colourful.mean(1) < COLOURFUL_SHARE, plain, 3 + counts.argmax(1))
 
 
 def _hue_bin(rgb: NDArray[np.float32], chroma: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -115,19 +188,3 @@ def _hue_bin(rgb: NDArray[np.float32], chroma: NDArray[np.float32]) -> NDArray[n
     brightest = rgb.argmax(1)
     sector = np.choose(brightest, [(green - blue) / chroma, (blue - red) / chroma + 2, (red - green) / chroma + 4])
     return np.searchsorted(_HUE_ENDS, (60 * sector) % 360, side="right") % len(HUES)
-
-
-def _of_files(store: ImageStore, source: Source) -> list[Statistic]:
-    folders = [name.rpartition("/")[0] for name in store.names]
-    names, member = np.unique(folders, return_inverse=True)
-    found = [
-        Statistic("folder", "category", member.astype(np.float64), "", "", tuple(str(name or ".") for name in names))
-    ]
-    # Only files of their own have dates: a fingerprint of theirs is size, time of change of content, and of the entry.
-    dates = [
-        source.fingerprint(int(i))[1] if source.location(int(i)) is not None else -1 for i in store.index_in_source
-    ]
-    days = np.array([float(date) if isinstance(date, int) else -1.0 for date in dates]) / 1e9 / SECONDS_OF_A_DAY
-    if (days > 0).all():
-        found.append(Statistic("date", "number", days, "older", "newer"))
-    return found

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unlabeled.data.image_statistics import described, of_files
 from unlabeled.data.labels import read_labels
 from unlabeled.errors import DataError, UnlabeledError
 from unlabeled.explorer.pictures import Pictures
-from unlabeled.overview import MOST_CATEGORIES, kept_positions, kept_statistics
+from unlabeled.overview import MOST_CATEGORIES, colourings, kept_measurements, kept_positions
 from unlabeled.visualize.atlas import coded, even_sample
 from unlabeled.visualize.facts import Colouring
 from unlabeled.visualize.projection import LANDMARKS, project
@@ -77,7 +78,10 @@ class Places:
                 places = known
             else:
                 places = project(features.numpy(), seed, sample=sample, placed=known, update=self._update)
-            colourings = self._colourings([] if known is None else kept_statistics(kept))
+            measured = kept_measurements(self._run.folder.statistics)
+            if measured is not None and len(measured) != len(features):
+                measured = None
+            shown = self._colourings(measured)
         except UnlabeledError as error:
             self._error = error
             return
@@ -88,7 +92,7 @@ class Places:
             "clusters": _little(clusters, "<u4" if wide else "<u2"),
         }
         words: list[dict[str, Any]] = []
-        for i, one in enumerate(colourings):
+        for i, one in enumerate(shown):
             said, values = coded(one)
             packed[str(i)] = _little(values, "<u2" if one.categories else "u1")
             words.append(said)
@@ -100,18 +104,17 @@ class Places:
             "wide": wide,
             "arranged": min(len(sample), LANDMARKS),
             "colourings": words,
+            "measured": measured is not None,
         }
 
     def _update(self, placed: int) -> None:
         self._placed = placed
 
-    def _colourings(self, kept: list[Colouring]) -> list[Colouring]:
+    def _colourings(self, measured: NDArray[np.float32] | None) -> list[Colouring]:
         # What is known of every image without looking at a pixel, and what the report has found out by looking.
-        total, names = len(self._catalogue.features), self._run.names
-        found = [*self._labels(), *(one for one in kept if len(one.values) == total)]
-        folders, member = np.unique([name.rpartition("/")[0] for name in names], return_inverse=True)
-        if 1 < len(folders) <= MOST_CATEGORIES and all(one.name != "folder" for one in found):
-            found.append(Colouring("folder", member.astype(np.float64), [str(name or ".") for name in folders]))
+        statistics = [] if measured is None else described(measured, self._run.record.is_colour)
+        statistics += of_files(self._run.names, self._pictures.source, self._pictures.place)
+        found = [*self._labels(), *colourings(statistics)]
         distance = self._catalogue.distances.double().numpy()
         found.append(Colouring("distance from the centre", distance, ends=("more typical", "less typical")))
         unlike = self._catalogue.unlike.double().numpy()

@@ -279,7 +279,10 @@ async function openMap(mine) {
     pick: (index) => make("li", {}, make("a", { href: `#image/${index}`, "aria-label": `Image ${count(index)}` }, thumbnail(index))),
     open: (index) => { location.hash = `image/${index}`; },
     onChange: (listener) => listeners.push(listener), ready: [],
-    note: about.arranged < about.count ? `All ${count(about.count)} images: ${count(about.arranged)} arranged by t-SNE, each other one beside the three of them most like it.` : "",
+    note: [
+      about.arranged < about.count ? `All ${count(about.count)} images: ${count(about.arranged)} arranged by t-SNE, each other one beside the three of them most like it.` : "",
+      about.measured ? "" : "To colour them by brightness, sharpness and the like, let `unlabeled report` look at them first.",
+    ].filter(Boolean).join(" "),
   });
   return { locate: (index) => tell("locate", index), ring: (rows) => tell("open", rows) };
 }
