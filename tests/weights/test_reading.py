@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pickle
@@ -12,6 +13,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -97,6 +99,64 @@ def test_a_pickle_that_would_run_code_runs_nothing(form: str, function: Any, tmp
         torch.save({"state_dict": STATE, "x": trap}, path, _use_new_zipfile_serialization=form == "zip")
         refused(path, "nothing in a file of weights is run here")
     assert not mark.exists()
+
+
+BESIDE: dict[str, Any] = {
+    "args": argparse.Namespace(lr=0.1, output=Path("out")),
+    "best_acc1": np.float64(71.2),
+    "losses": np.arange(4.0),
+    "size": torch.Size([3]),
+    "device": torch.device("cpu"),
+    "dtype": torch.float32,
+}
+"""What training programs keep beside the weights: torchvision's own its arguments, ImageNet's example its best score."""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("what", [*BESIDE, "all"])
+def test_what_programs_keep_beside_the_weights_is_no_hindrance(what: str, zipped: bool, tmp_path: Path):
+    path, found = tmp_path / "a.pth", BESIDE if what == "all" else {what: BESIDE[what]}
+    torch.save({"state_dict": STATE, **found}, path, _use_new_zipfile_serialization=zipped)
+    read_back = read(path).tensors
+    assert set(read_back) == set(STATE) and all(torch.equal(read_back[name], STATE[name]) for name in STATE)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["numpy._core.multiarray scalar", "argparse Namespace", "_codecs encode"])
+def test_a_standin_given_something_to_run_stays_empty(name: str, zipped: bool, tmp_path: Path):
+    """Names that are known let nothing else in: what they are called with is still looked up, and refused."""
+    path, mark = tmp_path / "evil.pth", tmp_path / "mark"
+    torch.save({"state_dict": STATE}, path, _use_new_zipfile_serialization=zipped)
+    module, attribute = name.split()
+    call = b"\x80\x02" + f"c{module}\n{attribute}\n(cposix\nsystem\n(X".encode()
+    call += len(f"touch {mark}").to_bytes(4, "little") + f"touch {mark}".encode() + b"tRtR."
+    if zipped:
+        rewritten(path, lambda entry, content: call if entry.endswith("data.pkl") else content)
+    else:
+        content = path.read_bytes()
+        body = content.index(b"\x80", content.index(b"little_endian"))
+        path.write_bytes(content[:body] + call + content[body:])
+    refused(path, "`posix.system`")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "wanted"),
+    [
+        (torch.empty(2, 3, 2, 2, device="meta"), "has no numbers, only a shape"),
+        (torch.eye(3).to_sparse(), "has the layout torch.sparse_coo"),
+    ],
+)
+def test_tensors_without_plain_numbers(tensor: torch.Tensor, wanted: str, tmp_path: Path):
+    path = tmp_path / "a.pth"
+    torch.save(STATE | {"conv.weight": tensor}, path)
+    refused(path, "conv.weight", wanted)
+
+
+def test_names_that_are_no_text_are_kept_and_so_refused_later(tmp_path: Path):
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": STATE | {7: torch.zeros(2)}}, path)
+    assert set(read(path).tensors) == {*STATE, "7"}
 
 
 def test_an_object_of_an_unknown_class_is_named(tmp_path: Path):

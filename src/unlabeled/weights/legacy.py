@@ -3,7 +3,8 @@
 Such a file is five pickles (a magic number, a version, facts about the system, the object, the keys of its storages) and then the
 storages: the number of elements, int64, and the elements. Torch's own restricted reader refuses those that hold a module, as the
 memory bank of instance discrimination does. Here every name in the pickle is looked up in a short list: tensors, storages, ordered
-dictionaries, and stand-ins without any code. A name that is not in the list ends the reading before anything is made of it.
+dictionaries, sizes and types, and stand-ins without any code. A name that is not in the list ends the reading before anything
+is made of it.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ class _Names(ListedUnpickler):
             "torch._utils._rebuild_tensor": tensor,
             "torch._utils._rebuild_tensor_v2": tensor,
             "torch._utils._rebuild_parameter": parameter,
+            "torch.Size": tuple,
+            "torch.device": str,
+            **{str(dtype): dtype for dtype in _STORAGES.values()},
             **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
             **{f"torch.cuda.{name}": dtype for name, dtype in _STORAGES.items()},
             **standins,

@@ -2,8 +2,9 @@
 
 A `.pth` file is a program for Python's unpickler, so it goes through torch's own restricted one (`weights_only`), which
 knows tensors and plain containers, or if it is older than that through `legacy`, which knows as little. The memory bank of
-instance discrimination was published as an object of its authors' classes: these few names are read as an empty `Standin`
-that keeps the object's attributes and none of its code. Whatever asks for anything else is refused by name.
+instance discrimination was published as an object of its authors' classes, and training programs keep their arguments and
+best scores beside the weights, as numpy's numbers or argparse's: these few names are read as an empty `Standin` that keeps
+an object's attributes and none of its code. Whatever asks for anything else is refused by name.
 """
 
 from __future__ import annotations
@@ -34,7 +35,13 @@ _STANDINS: Final = (
     "lib.LinearAverage.LinearAverage",
     "lib.alias_multinomial.AliasMethod",
     "torch.nn.backends.thnn._get_thnn_function_backend",
+    # What stands beside the weights: options (torchvision's own training programs), numpy's scores and arrays.
+    "argparse.Namespace",
+    *("pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath"),
+    *(f"{core}.multiarray.{name}" for core in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
+    *("numpy.dtype", "numpy.ndarray", "_codecs.encode"),
 )
+"""Names that files ask for and nothing here needs. None is ever looked up: all stand for one empty class."""
 
 # Whatever torch raises over a damaged or a made-up file; none of it may end in a traceback.
 _DAMAGE: Final = (
@@ -62,6 +69,11 @@ class Standin:
 
     def __init__(self, *_: object) -> None:
         pass
+
+    def __setstate__(self, state: object) -> None:
+        """Attributes are kept; what is no dictionary of them, as numpy's state, is let go."""
+        if isinstance(state, dict):
+            vars(self).update({str(name): value for name, value in cast("dict[Any, Any]", state).items()})
 
 
 @dataclass(frozen=True)
@@ -210,8 +222,13 @@ def _contents(loaded: Any, path: Path) -> Contents:
         )
     bank = _bank(top.get("lemniscate"))
     for name, tensor in (state | bank).items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            form = "no numbers, only a shape" if tensor.is_meta else f"the layout {tensor.layout}"
+            raise DataError(
+                f"{path}: {name} has {form}, and dense tensors are wanted: save the state dict of the whole model on the CPU."
+            )
         # A view with stride 0 may claim any size; weights have all the numbers they say they have.
-        if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
             raise DataError(
                 f"{path} is made by hand: {name} claims {tensor.nbytes / 1e9:,.2f} GB and has fewer; download it again."
             )
@@ -219,7 +236,8 @@ def _contents(loaded: Any, path: Path) -> Contents:
 
 
 def _tensors(mapping: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
-    return {name: value.detach() for name, value in mapping.items() if isinstance(value, torch.Tensor)}
+    # A name that is no text is kept as one, so that it is refused as unknown and not overlooked.
+    return {str(name): value.detach() for name, value in mapping.items() if isinstance(value, torch.Tensor)}
 
 
 def _bank(holder: Any) -> dict[str, torch.Tensor]:
