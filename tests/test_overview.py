@@ -18,7 +18,7 @@ from unlabeled.data.image_statistics import measure
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import RunError
 from unlabeled.overview import kept_measurements, measured, neighbors, overview, positions
-from unlabeled.summary import facts, most_alike, rewritten, stability
+from unlabeled.summary import facts, most_alike, stability
 
 
 def test_a_run_seen_as_a_whole(trained: Trained) -> None:
@@ -149,11 +149,12 @@ def test_epochs_that_made_clusters_or_codes_anew(trained: Trained, tmp_path: Pat
     copy = tmp_path / "run"
     shutil.copytree(trained.run, copy)
     settings = json.loads((copy / "config.json").read_text())
-    epochs = [{"epoch": number} for number in range(1, 9)]
+    epochs = range(1, 9)
 
     def found(**changes: Any) -> list[int] | None:
         (copy / "config.json").write_text(json.dumps(settings | {"epochs": 8} | changes))
-        return rewritten(unlabeled.load(copy), 120, epochs)
+        run = unlabeled.load(copy)
+        return assignments.rewritten(run.config, run.folder.assignments, 120, epochs)
 
     # What was kept says more than the settings.
     assert found() == assignments.epochs(copy / "assignments") == [1, 2]

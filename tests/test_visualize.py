@@ -148,6 +148,35 @@ def test_curves_hold_every_number_of_the_journal(run: Run, tmp_path: Path):
     assert {"nmi_previous", "moved_share", "lr", "inertia"} <= set(rows[0])
 
 
+def test_curves_draw_a_clustering_once(run: Run, tmp_path: Path):
+    other = made_other(run, tmp_path / "other", epochs=6, reassign_every=3.0)
+    shutil.rmtree(other / "assignments")
+    made = {"nmi_previous": 0.5, "effective_rank": 9.0, "nmi_labels": 0.25}
+    journal = [
+        {"epoch": 0, "knn": 0.5},
+        *({"epoch": epoch, "loss": 4.0, "chance_loss": 5.0} | made for epoch in range(1, 7)),
+    ]
+    (other / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in journal))
+    for drawn in (
+        Run(other, "cpu").visualize("curves"),
+        run.visualize("curves", compare=[other], out=tmp_path / "out"),
+    ):
+        rows = [row for row in table(drawn) if row.get("run", "other") == "other"]
+        assert len(rows) == 7
+        for name, value in made.items():
+            assert [row[name] for row in rows] == ["", f"{value:g}", "", "", f"{value:g}", "", ""]
+        assert [row["loss"] for row in rows] == ["", *["4"] * 6]
+    # As in the report, whose charts it is compared with.
+    charts = Run(other, "cpu").visualize("curves")[0].read_text().split("<svg ")[2:]
+    points = {
+        heading: chart.count("<circle")
+        for chart in charts
+        for heading in ("Loss", "NMI with the labels")
+        if f">{heading}</title>" in chart
+    }
+    assert points == {"Loss": 6, "NMI with the labels": 2}
+
+
 def test_scores_draw_what_is_there(run: Run, tmp_path: Path):
     rows = table(run.visualize("scores", out=tmp_path, compare=[run.path]))
     assert {"protocol": "low-shot", "at": "1", "network": "trained", "score": "0.4", "ci95_half_width": "0.1"} in rows

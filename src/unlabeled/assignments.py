@@ -9,6 +9,7 @@ Shapes: N images, K clusters.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,18 @@ def epochs(folder: Path) -> list[int]:
     """Epochs, from 1, whose clusters were kept."""
     found = (re.fullmatch(r"epoch-(\d+)\.npy", path.name) for path in folder.glob("epoch-*.npy"))
     return sorted(int(match[1]) for match in found if match)
+
+
+def rewritten(config: Config, folder: Path, num_images: int, numbers: Sequence[int]) -> list[int] | None:
+    """Which of the epochs `numbers`, from 1, began with a clustering, or matched images and codes; None for other methods."""
+    if config.method == "nat":
+        between = config.permute_every
+        return [number for number in numbers if between and (number - 1) % between == 0]
+    if config.method != "deepcluster":
+        return None
+    # What was kept is surer than the settings: a run that was trained on for more epochs skipped one where it once ended.
+    kept = epochs(folder) if every(config, num_images) == 1 else []
+    return kept or [number for number in numbers if is_made(config, number - 1)]
 
 
 def read(folder: Path, epoch: int) -> torch.Tensor:

@@ -55,6 +55,7 @@ def facts(run: Run, store: ImageStore) -> ReportFacts:
     seen = overview(run, store)
     return ReportFacts(
         title=run.path.resolve().name,
+        place=typed(place_of(run.path)[0]),
         subtitle=f"{run.config.method} on {progress.counted(len(store), 'image')} from {Path(run.record.data).name}",
         verdict=verdict,
         run=run_facts(run, store, epochs),
@@ -73,26 +74,15 @@ def facts(run: Run, store: ImageStore) -> ReportFacts:
             if key in scores
         },
         method=run.config.method,
-        rewritten=rewritten(run, len(store), epochs),
+        rewritten=assignments.rewritten(
+            run.config, run.folder.assignments, len(store), [record["epoch"] for record in epochs]
+        ),
         num_tested=scores.get("test_images", 0),
         score_name=f"kNN accuracy on {progress.counted(scores['test_images'], 'held-out image')}" if scores else "",
         next_steps=next_steps(verdict, catalogue, bool(scores)),
         commands=commands(run),
         generator=f"unlabeled {__version__}",
     )
-
-
-def rewritten(run: Run, num_images: int, epochs: Sequence[dict[str, Any]]) -> list[int] | None:
-    """Epochs, from 1, that began with a clustering, or in which images and codes were matched; None for other methods."""
-    config, numbers = run.config, [int(record["epoch"]) for record in epochs]
-    if config.method == "nat":
-        every = config.permute_every
-        return [number for number in numbers if every and (number - 1) % every == 0]
-    if config.method != "deepcluster":
-        return None
-    # What was kept is surer than the settings: a run that was trained on for more epochs skipped one where it once ended.
-    kept = assignments.epochs(run.folder.assignments) if assignments.every(config, num_images) == 1 else []
-    return kept or [number for number in numbers if assignments.is_made(config, number - 1)]
 
 
 def run_facts(run: Run, store: ImageStore, epochs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -159,6 +159,10 @@ def test_a_clustering_is_one_point_and_two_show_no_trend() -> None:
     assert drawn["Is the puzzle being solved?"][1] == 9
     assert "climbs and then flattens" in drawn["Are the clusters settling?"][0]
     assert "one per clustering" in render(facts)
+    # The same epochs lie above each other in all charts.
+    eighth = re.compile(r'x="([\d.]+)"[^>]* text-anchor="middle"[^>]*>8</text>')
+    found = [eighth.search(picture) for _, _, picture in training_charts(facts)]
+    assert len({match and match[1] for match in found}) == 1 and None not in found
     columns, rows = epoch_table(facts)
     assert [row[columns.index("NMI")] != "" for row in rows] == [e in (4, 7) for e in range(1, 10)]
     short = replace(facts, history=history[:6], rewritten=[1, 4])

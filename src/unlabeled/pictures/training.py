@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unlabeled import assignments
 from unlabeled.errors import RunError, typed
 from unlabeled.pictures.numbers import value
 from unlabeled.protocols.comparison import named_runs
@@ -13,6 +14,7 @@ from unlabeled.runfolder import csv_text
 from unlabeled.visualize import plots
 from unlabeled.visualize.curves import Level, Line, svg
 from unlabeled.visualize.plots import Panel, figure
+from unlabeled.visualize.training_charts import once
 
 if TYPE_CHECKING:
     from unlabeled.run import Run
@@ -84,7 +86,7 @@ def curves(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str
     `compare`: other runs, drawn into the same charts (A02, A09 to A11 and so on are such overlays).
     """
     runs = named_runs(run, compare)
-    journals = {name: [record for record in one.history if "step" not in record] for name, one in runs.items()}
+    journals = {name: _journal(one) for name, one in runs.items()}
     for name, one in runs.items():
         if not _epochs(journals[name]):
             raise RunError(f"{one.path} has no finished epoch to draw; run `unlabeled resume {typed(one.path)}`.")
@@ -102,7 +104,12 @@ def curves(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str
         note = "Every epoch at which both were measured, joined in the order of the training."
         panels.insert(1, Panel("kNN accuracy against the loss", plots.trace(points, x_label="loss"), note))
     title = f"Training of {run.path.resolve().name}: {run.config.method}, {run.config.backbone}, {len(records)} epochs"
-    note = "Every number that was recorded, by epoch. The numbers themselves are in curves.csv beside this picture."
+    once_made = (
+        "; of clusters and the features they were made of, once a clustering"
+        if run.config.method == "deepcluster"
+        else ""
+    )
+    note = f"Every number that was recorded, by epoch{once_made}. The numbers themselves are in curves.csv beside this picture."
     rows = [row for journal in journals.values() for row in _rows(journal, order)]
     return {"curves.svg": figure(title, note, panels), "curves.csv": csv_text(("epoch", *order), rows)}
 
@@ -123,6 +130,14 @@ def _overlay(
     }
 
 
+def _journal(run: Run) -> list[Mapping[str, Any]]:
+    """What the run recorded of its epochs; a number of a clustering in the epoch that began with it, as in the report."""
+    records = [record for record in run.history if "step" not in record]
+    numbers = [record["epoch"] for record in _epochs(records)]
+    made = assignments.rewritten(run.config, run.folder.assignments, run.record.count, numbers)
+    return once(records, run.config.method, made)
+
+
 def _epochs(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [record for record in journal if record.get("epoch", 0) > 0]
 
@@ -135,6 +150,7 @@ def _panel(key: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Panel:
     """One number of all runs."""
     heading, note = _WORDS.get(key, (key.replace("_", " "), ""))
     lines: list[Line] = []
+    numbers = [float(record["epoch"]) for epochs in runs.values() for record in epochs]
     levels: list[Level] = []
     for name, epochs in runs.items():
         # A run without the number keeps its place: colours are those of the other charts.
@@ -152,6 +168,7 @@ def _panel(key: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Panel:
         title=heading,
         description=note,
         x_label="epoch",
+        x_range=(min(numbers), max(numbers)),
         levels=levels,
         percent=key in _PERCENT,
         width=plots.WIDTH if len(runs) == 1 else WIDE,

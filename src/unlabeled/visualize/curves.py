@@ -92,6 +92,7 @@ def svg(
     description: str = "",
     x_label: str = "",
     levels: Sequence[Level] = (),
+    x_range: tuple[float, float] | None = None,
     y_range: tuple[float | None, float | None] = (None, None),
     percent: bool = False,
     width: int = 420,
@@ -99,8 +100,8 @@ def svg(
 ) -> str:
     """A line chart: axes, ticks, curves and levels with their names and last values at the right edge.
 
-    `y_range` fixes either end of the vertical axis where it is not None; `percent` prints fractions as per cent. With
-    no finite point at all the chart says so.
+    `x_range` is what the horizontal axis reaches at least; `y_range` fixes either end of the vertical axis where it is not
+    None; `percent` prints fractions as per cent. With no finite point at all the chart says so.
     """
     points = [
         [(float(x), float(y)) for x, y in zip(line.x, line.y, strict=True) if y is not None and math.isfinite(y)]
@@ -111,7 +112,7 @@ def svg(
         return _document(
             [_text(width / 2, height / 2, "no values yet", "label", "middle")], title, description, (width, height)
         )
-    x_values = [x for part in points for x, _ in part]
+    x_values = [x for part in points for x, _ in part] + list(x_range or ())
     y_values = [y for part in points for _, y in part] + [level.value for level in levels]
     y_low, y_high = _padded(min(y_values), max(y_values), y_range)
     x_low, x_high = min(x_values), max(x_values)

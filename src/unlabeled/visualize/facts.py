@@ -143,6 +143,8 @@ class ReportFacts:
     """Name of the run."""
     verdict: Verdict
     """From `health.diagnose`."""
+    place: str = ""
+    """How commands name its folder; as the title does where not given."""
     subtitle: str = ""
     """One line under the name: when, where, which data."""
     run: Mapping[str, Mapping[str, Value]] = field(default_factory=dict[str, Mapping[str, Value]])

@@ -39,6 +39,8 @@ THUMBNAILS_PER_CLUSTER = 12
 MOST_THUMBNAILS = 2400
 """Thumbnails in the gallery of one report; with very many clusters each shows fewer, then only the first are shown."""
 FEWEST_PER_CLUSTER = 4
+LEAST_STABLE = 0.5
+"""A cluster of less stability splits differently when the images are clustered again (Hennig 2007)."""
 EXAMPLES = 8
 """Clusters named as set apart by a plain statistic; the others are folded away."""
 MOST_SKIPPED = 200
@@ -111,6 +113,7 @@ def render(facts: ReportFacts) -> str:
         has_chance=any(number(record, "chance_loss") is not None for record in facts.history),
         score_chart=Markup(_score_chart(facts)),
         clusters=clusters,
+        num_split=sum(_splits(one["stability"]) for one in clusters),
         num_hidden=max(len(sizes), len(facts.clusters)) - len(clusters),
         sizes=_size_facts(sizes),
         size_chart=Markup(_size_chart(sizes)),
@@ -125,7 +128,7 @@ def render(facts: ReportFacts) -> str:
         script_hashes=[
             base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii") for script in scripts
         ],
-        atlas=None if facts.atlas is None else Markup(_atlas_text(facts.atlas, facts.title)),
+        atlas=None if facts.atlas is None else Markup(_atlas_text(facts.atlas, facts.place or facts.title)),
         inside=network,
         learned=None if facts.explanation is None else _learned(facts.explanation, {one["id"] for one in clusters}),
     )
@@ -196,6 +199,7 @@ def _environment() -> Environment:
         "name": printable,
         "path": _path,
         "prose": _prose,
+        "command": _command,
         "value": _value_text,
         "count": _count_text,
     }
@@ -218,10 +222,23 @@ def _prose(text: str) -> str:
     """A sentence as HTML, what stands between backticks set as code."""
     from markupsafe import Markup, escape
 
-    parts = [escape(part) for part in text.replace(" %", "\u00a0%").split("`")]
+    parts = text.replace(" %", "\u00a0%").split("`")
     if len(parts) % 2 == 0:
         return escape(text)
-    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(_command(part)) if i % 2 else escape(part) for i, part in enumerate(parts)
+    )
+
+
+def _command(text: str) -> str:
+    """A command line as HTML that does not break inside an option, of which half would look like another."""
+    from markupsafe import Markup, escape
+
+    words = printable(text).split(" ")
+    return Markup(" ").join(
+        Markup('<span class="option">{}</span>').format(word) if word.startswith("-") else escape(word)
+        for word in words
+    )
 
 
 def _gallery(clusters: Sequence[Cluster], traits: Mapping[int, str]) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
@@ -249,11 +266,16 @@ def _gallery(clusters: Sequence[Cluster], traits: Mapping[int, str]) -> tuple[li
             "outliers": images(cluster.outliers, cluster.outlier_names, cluster.outlier_rows),
             "nearest": [(other, other in known) for other in cluster.nearest],
             "stability": cluster.stability,
+            "splits": _splits(cluster.stability),
             "trait": traits.get(cluster.id, ""),
         }
         for cluster in kept
     ]
     return shown, pictures
+
+
+def _splits(stability: float | None) -> bool:
+    return stability is not None and stability < LEAST_STABLE
 
 
 def _traits(explanation: Explanation | None) -> dict[int, str]:
@@ -351,8 +373,8 @@ def _headlines(facts: ReportFacts, sizes: Sequence[int]) -> list[tuple[str, str,
         what = f"{facts.score_name}, {name}"
         lines.append((_percent(best), what, f"against {against}" if against else ""))
     elif last is not None:
-        note = "agreement of the last two clusterings, 1.00 if nothing changed"
-        lines.append((f"{last['nmi_previous']:.2f}", "Stability of the clusters", note))
+        note = "the last two of the training, as NMI: 1.00 if nothing changed"
+        lines.append((f"{last['nmi_previous']:.2f}", "Agreement of clusterings", note))
     return lines[:3]
 
 

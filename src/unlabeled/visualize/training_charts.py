@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unlabeled.methods.deepcluster import STATISTICS
 from unlabeled.progress import counted
 from unlabeled.visualize import curves
 from unlabeled.visualize.facts import ReportFacts
@@ -82,11 +83,8 @@ _SETTLING = {
     "moved_share": " It falls as the clusters settle.",
 }
 _LEAST_CLUSTERINGS = 3
-# Numbers that the journal repeats in every epoch until they are made anew.
-_OF_A_CLUSTERING = {
-    *("nmi_previous", "moved_share", "size_entropy", "effective_rank", "empty_clusters", "largest_share"),
-}
-_REPEATED = {"deepcluster": _OF_A_CLUSTERING, "nat": {"moved_share"}}
+# Numbers that the journal repeats in every epoch until they are made anew; what guessing gives is a level and no curve.
+_REPEATED = {"deepcluster": {*STATISTICS, "nmi_labels"} - {"chance_loss"}, "nat": {"moved_share"}}
 _LOSS_WORDS = {
     "deepcluster": "How wrong the network is at telling which cluster an image belongs to. Lower is better, but clusters "
     "are redrawn now and then and each time the puzzle is a new one, so the curve need not fall all the way.",
@@ -114,10 +112,11 @@ def one_point(facts: ReportFacts) -> str:
 def training_charts(facts: ReportFacts) -> list[tuple[str, str, str]]:
     """(question, how to read it, picture) for every number that was recorded at least once."""
     charts: list[tuple[str, str, str]] = []
+    history = once(_epochs(facts.history), facts.method, facts.rewritten)
+    ends = [float(record.get("epoch", i)) for i, record in enumerate(history)]
     for key, label, heading, note in _PANELS:
         # An epoch without the number was not measured and leaves no gap; one whose number is not finite does.
-        records = [record for record in _epochs(facts.history) if record.get(key) is not None]
-        records = [record for record in records if _is_measured(facts, record, key)]
+        records = [record for record in history if record.get(key) is not None]
         values = [number(record, key) for record in records]
         known = [value for value in values if value is not None]
         if not known:
@@ -144,6 +143,8 @@ def training_charts(facts: ReportFacts) -> list[tuple[str, str, str]]:
             title=heading,
             description=note + summary + "".join(f" {level.label}: {level.value:.3g}." for level in levels),
             x_label="epoch",
+            # Charts beside each other have the same epochs above each other, whatever was measured when.
+            x_range=(ends[0], ends[-1]),
             levels=levels,
             y_range={"loss": (None, None), "effective_rank": (0, None)}.get(key, (0, 1)),
             percent=key in ("moved_share", "size_entropy", "knn"),
@@ -178,14 +179,14 @@ _COLUMNS = {
 
 def epoch_table(facts: ReportFacts) -> tuple[list[str], list[list[str]]]:
     """The curves as a table: column names and rows, only columns that hold a number; a repeated number is left out."""
-    records = _epochs(facts.history)
+    records = once(_epochs(facts.history), facts.method, facts.rewritten)
     keys = [key for key in _COLUMNS if any(number(record, key) is not None for record in records)]
-    rows = [[_cell(facts, record, key) for key in keys] for record in records]
+    rows = [[_cell(record, key) for key in keys] for record in records]
     return [_COLUMNS[key] for key in keys], rows
 
 
-def _cell(facts: ReportFacts, record: Mapping[str, Any], key: str) -> str:
-    value = number(record, key) if _is_measured(facts, record, key) else None
+def _cell(record: Mapping[str, Any], key: str) -> str:
+    value = number(record, key)
     return "" if value is None else f"{value:.4g}"
 
 
@@ -193,11 +194,18 @@ def _epochs(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [record for record in history if "step" not in record]
 
 
-def _is_measured(facts: ReportFacts, record: Mapping[str, Any], key: str) -> bool:
-    """Whether the number was made in this epoch, rather than repeated from an earlier one."""
-    if facts.rewritten is None or key not in _REPEATED.get(facts.method, ()):
-        return True
-    return record.get("epoch") in facts.rewritten
+def once(records: Sequence[Mapping[str, Any]], method: str, rewritten: Sequence[int] | None) -> list[Mapping[str, Any]]:
+    """The records of a journal without the numbers that an epoch only repeats from an earlier one.
+
+    `rewritten`: epochs, from 1, in which the targets were made anew; None where that is not known, and all is kept.
+    """
+    repeated, anew = _REPEATED.get(method, set[str]()), set(rewritten or ())
+    if rewritten is None or not repeated:
+        return list(records)
+    return [
+        record if record.get("epoch") in anew else {key: value for key, value in record.items() if key not in repeated}
+        for record in records
+    ]
 
 
 def number(record: Mapping[str, Any], key: str) -> float | None:
