@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pictures import pictures
 from runs import SMALL, assert_same_run, final_tensors, knn_gain, photograph_crops, train_with_stops
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError, DataError, RunError
-from unlabeled.methods import build_method
+from unlabeled.methods import build_method, nat
 from unlabeled.methods.nat import NoiseAsTargets
 
 COUNT = 30
@@ -125,8 +126,34 @@ def test_more_codes_than_images_need_all_images_at_once() -> None:
     best = cost.numpy()[linear_sum_assignment(cost.numpy())].sum()
     assert len(method.code_index.unique()) == COUNT
     assert float(cost[torch.arange(COUNT), method.code_index].sum()) == pytest.approx(best, abs=1e-4)
-    with pytest.raises(ConfigError, match="inside batches"):
-        make(6000, assignment="full")
+
+
+@pytest.mark.parametrize("num_codes", [0, 20, 45])
+def test_more_images_than_fit_are_matched_in_groups(num_codes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nat, "FULL_SCORES", 10 * max(COUNT, num_codes) // 3)
+    method = make(num_codes=num_codes, permute_every=0, assignment="full")
+    features = torch.randn(COUNT, method.backbone.feature_dim, generator=torch.Generator().manual_seed(1))
+    z = method.outputs(features)
+
+    def similarity() -> float:
+        return float((z * method.rows(method.code_index)).sum())
+
+    # What is best over all images at once: no code more often than its places.
+    cost = -(z @ method.rows(torch.arange(method.places)).T).double().numpy()
+    best = -cost[linear_sum_assignment(cost)].sum()
+    held = [set(method.code_index.tolist())]
+    reached = [similarity()]
+    method.config = method.config.replace(permute_every=1)
+    for epoch in range(40):
+        method.before_epoch(epoch, lambda index=None: features)
+        assert len(method.code_index.unique()) == COUNT
+        reached.append(similarity())
+        held.append(set(method.code_index.tolist()))
+    # A group offers what its images hold, so a match never makes things worse; it needs several to come near the best.
+    assert all(later >= sooner - 1e-4 for sooner, later in pairwise(reached))
+    assert reached[1] < best - 1e-3
+    assert reached[-1] > reached[0] + 0.95 * (best - reached[0])
+    assert (len(set.union(*held)) > COUNT) == (num_codes > COUNT)
 
 
 def test_an_image_twice_in_a_batch_is_refused() -> None:

@@ -14,16 +14,17 @@ p mod K.
 
 from __future__ import annotations
 
+import math
 import zlib
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 
-from unlabeled import health, losses
+from unlabeled import health, losses, progress
 from unlabeled.cluster.assignment import assign_batch, assign_free, assign_full
 from unlabeled.config import FULL_SCORES, Config
-from unlabeled.distributed import all_gather_rows, broadcast, world_size
+from unlabeled.distributed import all_gather_rows, broadcast, rank, world_size
 from unlabeled.errors import ConfigError, DataError, RunError
 from unlabeled.methods.base import Embed, Method
 from unlabeled.methods.statistics import OutputStatistics
@@ -90,17 +91,14 @@ class NoiseAsTargets(Method):
         return self.config.permute_every > 0 and self.epoch % self.config.permute_every == 0
 
     def before_epoch(self, epoch: int, embed: Embed) -> None:
-        """Note the epoch; with `assignment = full` match all images at once, from their central views."""
+        """Note the epoch; with `assignment = full` match all images, from their central views."""
         full = self.config.assignment == "full" and self.config.permute_every and not epoch % self.config.permute_every
         z = all_gather_rows(self.outputs(embed(self.chosen))) if full else None
         self.epoch = epoch
         self.moved.zero_()
         self.statistics.reset()
         if z is not None:
-            rows = torch.arange(self.num_rows, device=self.code_index.device)
-            places = torch.arange(self.places, device=self.code_index.device)
-            chosen = assign_full(-self.scores(z.to(places.device), places))
-            self._rewrite(rows, broadcast(places[chosen]))
+            self._match_all(z)
 
     def targets(self, index: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Places [B] of these images, after the batch has traded them if this is an epoch that does."""
@@ -186,6 +184,25 @@ class NoiseAsTargets(Method):
             images, places = all_gather_rows(rows), all_gather_rows(held[assign_batch(self.scores(z, held))])
         self._rewrite(images, places)
 
+    def _match_all(self, z: torch.Tensor) -> None:
+        # In one group where that fits. Otherwise in as few as fit, drawn anew each time, so that a code can travel through
+        # all of them; codes nobody holds are dealt out among the groups. Ranks share the groups.
+        count = min(self.num_rows, math.ceil(math.sqrt(self.num_rows * self.places / FULL_SCORES)))
+        drawn = generator(self.seed, "groups", self.epoch)
+        order, held = torch.randperm(self.num_rows, generator=drawn), self.code_index.cpu()
+        free = torch.ones(self.places, dtype=torch.bool).index_fill_(0, held, value=False).nonzero()[:, 0]
+        free = free[torch.randperm(len(free), generator=drawn)]
+        groups = list(zip(order.tensor_split(count), free.tensor_split(count), strict=True))[rank() :: world_size()]
+        images, places = [order[:0]], [order[:0]]
+        with progress.bar("codes", len(groups)) as update:
+            for done, (group, spare) in enumerate(groups, 1):
+                offered = torch.cat([held[group], spare])
+                images.append(group)
+                places.append(offered[assign_full(-self.scores(z[group], offered))])
+                update(done)
+        device = self.code_index.device
+        self._rewrite(*(all_gather_rows(torch.cat(part).to(device)) for part in (images, places)))
+
     def _rewrite(self, images: torch.Tensor, places: torch.Tensor) -> None:
         # The same on every rank.
         if images.unique().numel() != images.numel():
@@ -197,14 +214,9 @@ class NoiseAsTargets(Method):
         self.code_index[images] = places
 
     def _check_sizes(self) -> None:
-        config, count = self.config, self.num_rows
-        if self.num_codes > count and config.assignment == "permutation":
+        count = self.num_rows
+        if self.num_codes > count and self.config.assignment == "permutation":
             raise ConfigError(
                 f"num_codes ({self.num_codes:,}) must be at most the number of images ({count:,}), because a batch can only "
                 "trade the codes its images hold; lower it, or use `--assignment full`."
-            )
-        if config.assignment == "full" and count * self.places > FULL_SCORES:
-            raise ConfigError(
-                f"assignment = full makes {count:,} x {self.places:,} scores, at most {FULL_SCORES:,} fit; "
-                "use `--assignment permutation`, which matches inside batches."
             )
