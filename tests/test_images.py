@@ -13,7 +13,7 @@ from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 from unlabeled.errors import DataError, RunError
 from unlabeled.images import DataRecord, default_cache, digest, probe, same_images
-from unlabeled.runfolder import RunFolder
+from unlabeled.runfolder import RunFolder, write_json
 
 
 def record_of(path: Path) -> DataRecord:
@@ -45,10 +45,10 @@ def test_a_record_is_written_and_read_back(trained: Trained, tmp_path: Path):
     run = RunFolder(tmp_path)
     record = DataRecord.read(RunFolder(trained.run))
     assert record.count == 120 and record.channels == 3 and record.is_colour
-    run.write_json(run.data, asdict(record))
+    write_json(run.data, asdict(record))
     assert DataRecord.read(run) == record
     for spoiled in (asdict(record) | {"value_range": {}}, asdict(record) | {"more": 1}, [], 3):
-        run.write_json(run.data, spoiled)
+        write_json(run.data, spoiled)
         with pytest.raises(RunError, match=r"data\.json is damaged"):
             DataRecord.read(run)
 

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from unlabeled.errors import RunError
-from unlabeled.runfolder import RunFolder, csv_text, environment, find, replacing, require_writable, reserve
+from unlabeled.runfolder import (
+    RunFolder,
+    csv_text,
+    environment,
+    find,
+    replacing,
+    require_writable,
+    reserve,
+    write_csv,
+    write_json,
+)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
@@ -112,7 +122,7 @@ def test_find_says_what_is_wrong(tmp_path: Path):
 def test_json_goes_out_and_comes_back(tmp_path: Path):
     run = RunFolder(tmp_path)
     value = {"a": [1, 2.5, None], "name": "Zoë"}
-    run.write_json(run.data, value)
+    write_json(run.data, value)
     assert run.read_json(run.data) == value
     for content in (b"{", b"\xff\xfe"):
         run.data.write_bytes(content)
@@ -125,7 +135,7 @@ def test_json_goes_out_and_comes_back(tmp_path: Path):
 def test_devious_names_survive_csv(tmp_path: Path):
     run = RunFolder(tmp_path)
     names = ['a,"b".png', "line\nbreak.png", "\udcff\udcfe.png", "Zoë ☃.png", " =1+1"]
-    run.write_csv(run.skipped, ("file", "reason"), [(name, "why") for name in names])
+    write_csv(run.skipped, ("file", "reason"), [(name, "why") for name in names])
     with run.skipped.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         assert [row["file"] for row in csv.DictReader(file)] == names
     assert csv_text(("a",), []) == "a\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unlabeled import progress
-from unlabeled.runfolder import IfExists, RunFolder, find, require_writable, reserve
+from unlabeled.runfolder import IfExists, RunFolder, find, require_writable, reserve, write_json
 
 if TYPE_CHECKING:
     from unlabeled.data.doctor import Doctor
@@ -155,7 +155,7 @@ def check(data: str | Path, *, json: str | Path | None = None) -> Doctor:
     with progress.bar("checking", len(source)) as update:
         found = doctor.check(source, progress=lambda done, _total: update(done, ""))
     if json:
-        RunFolder(Path(json).parent).write_json(Path(json), found.to_json())
+        write_json(Path(json), found.to_json())
     return found
 
 

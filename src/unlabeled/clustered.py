@@ -15,7 +15,7 @@ import torch
 
 from unlabeled.data.sources import Source
 from unlabeled.errors import DataError, RunError
-from unlabeled.runfolder import RunFolder, csv_text
+from unlabeled.runfolder import write_csv
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ def clustered(
 def write_clusters(path: Path, rows: Sequence[Clustered]) -> None:
     """Write clusters as CSV."""
     table = ((row.path, row.cluster, f"{row.distance:.5f}", int(row.unlike)) for row in rows)
-    text = csv_text(("path", "cluster", "distance", "unlike"), table)
-    RunFolder(path.parent).write_text(path, text)
+    write_csv(path, ("path", "cluster", "distance", "unlike"), table)
 
 
 def locations_of(names: Sequence[str], source: Source) -> list[Path | None]:

@@ -19,7 +19,7 @@ from unlabeled.distributed import barrier, is_main, process_group
 from unlabeled.errors import Interrupted, typed
 from unlabeled.recipes import configure
 from unlabeled.run import Run
-from unlabeled.runfolder import IfExists, RunFolder, reserve
+from unlabeled.runfolder import IfExists, RunFolder, reserve, write_json
 
 CROP_SIDE = 32
 """Pixels a crop of the photographs is resized to."""
@@ -78,7 +78,7 @@ def _scored(trained: Run, store: ImageStore, train: Path, test: Path, seconds: f
         "verdict": last["verdict"],
     }
     if is_main():
-        trained.folder.write_json(trained.path / "demo.json", result)
+        write_json(trained.path / "demo.json", result)
         trained.report(store=store)
     return result
 

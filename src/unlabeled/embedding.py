@@ -15,7 +15,7 @@ import torch
 
 from unlabeled.distributed import is_main
 from unlabeled.errors import DataError, MissingExtraError
-from unlabeled.runfolder import RunFolder, replacing, require_writable
+from unlabeled.runfolder import replacing, require_writable, write_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ def writer(path: Path) -> Callable[[Path, Embedding], None]:
 def _write_npy(path: Path, result: Embedding) -> None:
     # One line a name, whatever is in it.
     names = "".join(f"{name.translate({10: '�', 13: '�'})}\n" for name in result.names)
-    RunFolder(path.parent).write_text(path.with_suffix(".txt"), names)
+    write_text(path.with_suffix(".txt"), names)
     with replacing(path) as partial, partial.open("wb") as file:
         np.save(file, result.features.numpy())
 

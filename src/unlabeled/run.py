@@ -31,7 +31,7 @@ from unlabeled.journal import read as read_journal
 from unlabeled.methods import build_method, build_network
 from unlabeled.methods.base import Method
 from unlabeled.models import Backbone
-from unlabeled.runfolder import RunFolder, find, require_writable
+from unlabeled.runfolder import RunFolder, find, require_writable, write_json
 
 if TYPE_CHECKING:
     from unlabeled.explorer.answers import Answers
@@ -293,7 +293,7 @@ class Run:
                 found[key] = [Hit(self.names[row], value) for row, value in zip(rows, values, strict=True)]
         if json and is_main():
             found_as_values = {query: [vars(hit) for hit in hits] for query, hits in found.items()}
-            self.folder.write_json(Path(json), found_as_values)
+            write_json(Path(json), found_as_values)
         return found
 
     def evaluate(
@@ -337,9 +337,9 @@ class Run:
         asked.partial.finish()
         if is_main():
             if json:
-                self.folder.write_json(Path(json), {"protocol": protocol, **scores})
+                write_json(Path(json), {"protocol": protocol, **scores})
             try:
-                self.folder.write_json(self.folder.scores, self.scores | {protocol: scores})
+                write_json(self.folder.scores, self.scores | {protocol: scores})
             except RunError as error:
                 # Runs may lie where nobody can write; the numbers are still worth having.
                 progress.say(f"Note: the report will not show these scores: {error}")

@@ -47,6 +47,36 @@ def replacing(path: Path) -> Generator[Path]:
             partial.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader never sees half of it.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    with replacing(path) as partial:
+        # Names may hold bytes that are no UTF-8; they go out as they came in.
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, readable and diffable; likewise."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table with a header line; likewise."""
+    write_text(path, csv_text(header, rows))
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV text with a header line."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def missing_folders(path: Path) -> tuple[Path, ...]:
     """The folders that are not there yet and that making `path` would make, the deepest first."""
     found: list[Path] = []
@@ -81,7 +111,7 @@ def require_writable(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside a run, and small files written atomically."""
+    """Paths inside a run."""
 
     path: Path
     new_folders: tuple[Path, ...] = ()
@@ -235,20 +265,6 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"cannot remove the earlier run in {self.path} ({error}); choose another --out.") from None
 
-    def write_text(self, path: Path, text: str) -> None:
-        """Write a file of this run so that a reader never sees half of it.
-
-        Raises:
-            RunError: the disk is full or the folder cannot be written.
-        """
-        with replacing(path) as partial:
-            # Names may hold bytes that are no UTF-8; they go out as they came in.
-            partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-
-    def write_json(self, path: Path, value: Any) -> None:
-        """Write JSON, readable and diffable."""
-        self.write_text(path, json.dumps(value, indent=2) + "\n")
-
     def read_json(self, path: Path) -> Any:
         """Read JSON back.
 
@@ -263,19 +279,6 @@ class RunFolder:
             raise RunError(
                 f"{path} is damaged ({error}); put it back from a copy, or train again with `--if-exists replace`."
             ) from None
-
-    def write_csv(self, path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write a table with a header line."""
-        self.write_text(path, csv_text(header, rows))
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV text with a header line."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def reserve(path: Path, if_exists: IfExists = "refuse") -> RunFolder:

@@ -34,7 +34,7 @@ from unlabeled.recipes import configure
 from unlabeled.recipes.effect import without_effect
 from unlabeled.recipes.sizing import clusters_for
 from unlabeled.run import Run
-from unlabeled.runfolder import RunFolder, environment
+from unlabeled.runfolder import RunFolder, environment, write_csv, write_json, write_text
 from unlabeled.signals import stop_on_signals
 from unlabeled.training import Evaluator, train
 from unlabeled.weights.importing import read_weights, record_without_images
@@ -109,10 +109,12 @@ def begin(
         run.clear()
         if tensorboard:
             run.tensorboard.mkdir()
-        run.write_csv(run.skipped, ("file", "reason"), sorted([*source.skipped, *store.skipped]))
-        run.write_json(run.environment, environment(device, world_size()))
-        run.write_json(run.data, asdict(DataRecord.of(store, data, labels, config.store_size, folder)))
-        run.write_text(run.config, config.model_dump_json(indent=2) + "\n")
+        write_csv(run.skipped, ("file", "reason"), sorted([*source.skipped, *store.skipped]))
+        write_json(run.environment, environment(device, world_size()))
+        write_json(run.data, asdict(DataRecord.of(store, data, labels, config.store_size, folder)))
+        write_text(run.config, config.model_dump_json(indent=2) + "\n")
+    # No rank may look for a checkpoint while those of an earlier run are still being removed.
+    barrier()
     return store, config, ids
 
 
@@ -208,7 +210,7 @@ def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Confi
         clustered_rows = made.whitening.apply(all_gather_rows(rows), normalize_rows=made.normalize_rows)
         found = stability(clustered_rows, made.clusters, seed=config.seed, rounds=STABILITY_ROUNDS)
         if is_main():
-            run.write_json(run.stability, found.to_json())
+            write_json(run.stability, found.to_json())
     if is_main():
         names = loader.store.names
         write_clusters(run.clusters, clustered(names, made.clusters, made.distances, made.unlike))
@@ -250,9 +252,9 @@ def take_in(
         # An earlier run goes only now that nothing else can be wrong.
         run.make()
         run.clear()
-        run.write_csv(run.skipped, ("file", "reason"), skipped)
-        run.write_json(run.environment, environment(device, world_size()))
-        run.write_json(run.data, asdict(record))
+        write_csv(run.skipped, ("file", "reason"), skipped)
+        write_json(run.environment, environment(device, world_size()))
+        write_json(run.data, asdict(record))
         write_imported(run, made)
     barrier()
     if store is None:

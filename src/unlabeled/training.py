@@ -29,7 +29,7 @@ from unlabeled.journal import Journal
 from unlabeled.methods.base import Embed, Method
 from unlabeled.optim import Optimizer, learning_rate
 from unlabeled.randomness import seed_from
-from unlabeled.runfolder import RunFolder
+from unlabeled.runfolder import RunFolder, write_text
 from unlabeled.signals import Stop
 
 Evaluator = Callable[[Embed, bool], Mapping[str, float]]
@@ -85,7 +85,7 @@ def train(
                     loss = method.loss(z.float(), target)
                     optimizer.step(loss, last=meter.step + 1 == steps)
                     method.after_step(index, z.detach())
-                    meter.add(loss, len(order) // steps)
+                    meter.add(loss, config.batch_size * world_size())
                     update(meter.step, meter.note())
                     saver.save_if_due(meter, stop)
             journal.write(finish_epoch(method, meter, config, evaluators, features, journal.records))
@@ -265,10 +265,10 @@ class Saver:
         if is_main():
             for name in (self.run.data.name, self.run.environment.name):
                 if (self.run.path / name).is_file():
-                    copy.write_text(copy.path / name, (self.run.path / name).read_text())
+                    write_text(copy.path / name, (self.run.path / name).read_text())
             # A run that was asked for so many epochs; with its configuration, written last, the copy is whole.
             config = self.config.replace(epochs=meter.epoch, snapshot_every=0)
-            copy.write_text(copy.config, config.model_dump_json(indent=2) + "\n")
+            write_text(copy.config, config.model_dump_json(indent=2) + "\n")
         barrier()
 
     def _write(self, folder: Path, meter: Meter) -> None:

@@ -20,7 +20,7 @@ from unlabeled.distributed import broadcast_object, is_main
 from unlabeled.errors import ConfigError, DataError, UnlabeledError
 from unlabeled.protocols.needs import Layout, needs_of
 from unlabeled.protocols.request import Request
-from unlabeled.runfolder import require_writable
+from unlabeled.runfolder import require_writable, write_json, write_text
 from unlabeled.visualize.comparison import Comparison, Contender, LeftOut, Row, Score, markdown, page
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def evaluate_all(
     result = {**asdict(found), "scores": scores}
     if is_main():
         for file, text in zip(files[::2], (markdown(found), page(found)), strict=True):
-            run.folder.write_text(file, text)
-        run.folder.write_json(files[1], result)
+            write_text(file, text)
+        write_json(files[1], result)
     return {**result, "files": [str(file) for file in files], "markdown": markdown(found)}
 
 

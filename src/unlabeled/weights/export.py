@@ -31,7 +31,7 @@ from unlabeled.config import Config
 from unlabeled.errors import ConfigError, MissingExtraError, RunError, unknown_name
 from unlabeled.images import DataRecord
 from unlabeled.models import Backbone
-from unlabeled.runfolder import RunFolder, replacing, require_writable
+from unlabeled.runfolder import replacing, require_writable, write_json
 from unlabeled.weights.kinds import METADATA_KEY
 from unlabeled.weights.naming import to_theirs
 from unlabeled.weights.preprocessing import Normalisation, describe
@@ -256,7 +256,7 @@ def _quiet() -> Generator[None]:
 def _beside(trained: Trained, out: Path, normalisation: Normalisation) -> Path:
     """Write `OUT.preprocessing.json` next to `out`."""
     path = out.with_name(f"{out.name}.preprocessing.json")
-    RunFolder(out.parent).write_json(path, describe(trained.config, trained.record, normalisation))
+    write_json(path, describe(trained.config, trained.record, normalisation))
     return path
 
 

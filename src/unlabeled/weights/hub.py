@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import save
 
 from unlabeled.errors import ConfigError, RunError
-from unlabeled.runfolder import RunFolder
+from unlabeled.runfolder import write_json, write_text
 from unlabeled.weights.export import Exported, Trained, metadata, plain, published, unlike_torchvision
 from unlabeled.weights.preprocessing import Normalisation, describe
 
@@ -51,25 +51,25 @@ def write_hub(trained: Trained, out: Path, license: str) -> Exported:
     is_timm = trained.config.backbone in TIMM and not unlike_torchvision(trained.config, trained.record)
     normalisation: Normalisation = "outside" if is_timm else "inside"
     preprocessing = describe(trained.config, trained.record, normalisation)
-    partial = RunFolder(out.with_name(f".{out.name}.{os.getpid()}.partial"))
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        partial.path.mkdir(parents=True)
+        partial.mkdir(parents=True)
         header = {"format": "pt"} if is_timm else metadata(trained)
         tensors = published(trained) if is_timm else plain(trained.backbone.state_dict())
-        (partial.path / "model.safetensors").write_bytes(save(tensors, header))
-        partial.write_json(partial.path / "config.json", _timm_config(trained) if is_timm else _own_config(trained))
-        partial.write_json(partial.path / "preprocessor_config.json", preprocessing)
-        partial.write_text(partial.path / "README.md", card(trained, license, is_timm, preprocessing["steps"]))
+        (partial / "model.safetensors").write_bytes(save(tensors, header))
+        write_json(partial / "config.json", _timm_config(trained) if is_timm else _own_config(trained))
+        write_json(partial / "preprocessor_config.json", preprocessing)
+        write_text(partial / "README.md", card(trained, license, is_timm, preprocessing["steps"]))
         if out.is_dir():
             out.rmdir()
-        os.replace(partial.path, out)
+        os.replace(partial, out)
     except OSError as error:
         raise RunError(
             f"cannot write {out} ({error.strerror or error}); free some space or choose another --out."
         ) from None
     finally:
         with suppress(OSError):
-            shutil.rmtree(partial.path)
+            shutil.rmtree(partial)
     return Exported([out], _loading(trained, is_timm, out.name))
 
 

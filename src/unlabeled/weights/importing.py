@@ -18,7 +18,7 @@ from unlabeled import checkpoint
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError
 from unlabeled.images import DataRecord
-from unlabeled.runfolder import RunFolder
+from unlabeled.runfolder import RunFolder, write_json, write_text
 from unlabeled.weights.kinds import Recognised, fit, head_tensors, recognise
 from unlabeled.weights.reading import read
 
@@ -95,10 +95,10 @@ def write(run: RunFolder, made: Imported) -> None:
         RunError: the folder cannot be written.
     """
     checkpoint.save(run.checkpoints, 0, 0, made.tensors, keep=made.config.keep_checkpoints)
-    run.write_json(run.imported, made.about)
-    run.write_text(run.journal, "")
+    write_json(run.imported, made.about)
+    write_text(run.journal, "")
     # The configuration last: it is what makes the folder a run.
-    run.write_text(run.config, made.config.model_dump_json(indent=2) + "\n")
+    write_text(run.config, made.config.model_dump_json(indent=2) + "\n")
 
 
 def _sha256(file: Path) -> str:
