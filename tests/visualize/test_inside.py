@@ -110,6 +110,52 @@ def test_a_run_is_looked_into(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert {row % 4 for one in some.excited for row in one.rows} == {0}
 
 
+def test_what_was_seen_is_kept_for_what_it_depends_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    (copy / "inside.json").unlink(missing_ok=True)
+    looks: list[int] = []
+    look = looking._look  # pyright: ignore[reportPrivateUsage]
+
+    def counted(*given: Any) -> Any:
+        looks.append(1)
+        return look(*given)
+
+    monkeypatch.setattr(looking, "_look", counted)
+
+    def seen(other_weights: float = 0.0) -> Inside:
+        opened = unlabeled.load(copy, device="cpu")
+        with torch.no_grad():
+            next(opened.backbone.parameters()).add_(other_weights)
+        store = opened.record.open(opened.record.data)
+        found = inside(opened, store, np.arange(len(store)))
+        assert found is not None
+        return found
+
+    first, again = seen(), seen()
+    assert len(looks) == 1
+    assert [one.rows for one in again.excited] == [one.rows for one in first.excited]
+    assert all(np.array_equal(*pair) for a, b in zip(again.excited, first.excited, strict=True)
+               for pair in zip(a.thumbnails, b.thumbnails, strict=True))  # fmt: skip
+    plain = ("num_filters", "num_dead", "spectrum", "edge_ratios", "edge_chance", "edge_neighbors", "num_images")
+    assert {name: getattr(again, name) for name in plain} == {name: getattr(first, name) for name in plain}
+
+    # Other labels, other weights and a damaged file are looked at anew.
+    data = (copy / "data.json").read_text()
+    (copy / "data.json").write_text(data.replace('"folder"', "null"))
+    assert seen().edge_ratios == {}
+    (copy / "data.json").write_text(data)
+    assert seen().edge_ratios == first.edge_ratios
+    assert len(looks) == 3
+    seen(other_weights=0.5)
+    assert len(looks) == 4
+    (copy / "inside.json").write_text("{}")
+    seen()
+    assert len(looks) == 5
+
+
 def test_how_many_images_are_looked_at() -> None:
     assert (looked_at(32), looked_at(100), looked_at(224), looked_at(100_000)) == (4000, 4000, 797, 1)
 
