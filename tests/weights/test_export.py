@@ -18,7 +18,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as vision
 
 import unlabeled
-from pictures import Trained
+from pictures import SETTINGS, Trained
 from unlabeled import cli
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError, MissingExtraError, RunError
@@ -59,9 +59,15 @@ def views(count: int, size: int) -> torch.Tensor:
 
 def outside(file: Path, steps: dict[str, Any]) -> torch.Tensor:
     """A view [1, 3, S, S] of a picture in [0, 1], by the numbers of the preprocessing and nothing of ours."""
-    pixels = vision.pil_to_tensor(Image.open(file).convert("RGB"))[None]
-    if min(pixels.shape[2:]) > steps["short_side"]:
-        pixels = vision.resize(pixels, [steps["short_side"]], antialias=True)
+    return outside_view(vision.pil_to_tensor(Image.open(file).convert("RGB"))[None], steps)
+
+
+def outside_view(pixels: torch.Tensor, steps: dict[str, Any]) -> torch.Tensor:
+    """The same of uint8 [1, C, H, W], as docs/weights.md tells people to."""
+    short = min(pixels.shape[2:])
+    if short > steps["short_side"]:
+        sides = [round(side * steps["short_side"] / short) for side in pixels.shape[2:]]
+        pixels = vision.resize(pixels, sides, antialias=True)
     side = round(min(pixels.shape[2:]) * steps["square_share"])
     pixels = vision.center_crop(pixels, [side, side])
     pixels = vision.resize(pixels, [steps["size"], steps["size"]], antialias=True)
@@ -111,6 +117,44 @@ def test_torchvision_loads_it_strictly_and_gives_our_features(resnet: Any, photo
     assert_same(theirs, ours.features, 1e-3)
     resnet.export("torchvision", tmp_path / "a.safetensors")
     network.load_state_dict(load_file(tmp_path / "a.safetensors"), strict=True)
+
+
+def odd_pictures(kind: str, folder: Path) -> tuple[Path, list[np.ndarray]]:
+    """Noise, which forgives no shift, in sizes whose long side is no whole number once the short one is reduced."""
+    random, sizes = np.random.default_rng(1), [(111, 112), (106, 119), (103, 86), (65, 93)]
+    if kind == "channels":
+        # Of one size all are cut as one batch, rounded once and not twice: of noise that would be more than it is of pictures.
+        rows = random.normal(0, 40, (4, 103, 111, 5)).cumsum(1).cumsum(2).astype(np.float32)
+        np.save(folder / "rows.npy", rows)
+        return folder / "rows.npy", list(rows)
+    (folder / "odd").mkdir()
+    pictures: list[np.ndarray] = []
+    for number, size in enumerate(sizes):
+        shape, top, depth = (size, 60_000, np.uint16) if kind == "grey16" else ((*size, 3), 256, np.uint8)
+        pictures.append(random.integers(0, top, shape).astype(depth))
+        Image.fromarray(pictures[-1]).save(folder / "odd" / f"{number}.png")
+    return folder / "odd", pictures
+
+
+@pytest.mark.parametrize("kind", ["photographs", "sobel", "grey16", "channels"])
+def test_an_outsider_with_the_file_alone_gets_our_features(kind: str, trained: Trained, tmp_path: Path):
+    data, pictures = odd_pictures(kind, tmp_path)
+    settings = SETTINGS | {"num_clusters": 2, "pca_dims": 3, "epochs": 1, "batch_size": 4}
+    settings |= {"store_size": 64, "resize": 36, "stem": "sobel" if kind == "sobel" else "rgb"}
+    run = unlabeled.train(data, tmp_path / "run", cache=trained.cache, **settings)
+    # The file beside every format; that each computes what the backbone does is for other tests, and takes them longer.
+    run.export("safetensors", tmp_path / "a.safetensors")
+    steps = json.loads((tmp_path / "a.safetensors.preprocessing.json").read_text())
+    low, high = (np.array(steps["value_range"][name], np.float32) for name in ("low", "high"))
+    views: list[torch.Tensor] = []
+    for pixels in pictures:
+        values = pixels.reshape(*pixels.shape[:2], -1)
+        values = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        views.append(outside_view(torch.from_numpy(values).permute(2, 0, 1)[None], steps))
+    with torch.no_grad():
+        given = run.backbone(torch.cat(views).to(next(run.backbone.parameters()).device)).cpu()
+    # A pixel may differ by a grey level. Half a pixel of shift is more than ten times as much.
+    assert_same(given, run.embed(data).features, 1e-2)
 
 
 def loaded_strictly(

@@ -26,8 +26,9 @@ def describe(config: Config, record: DataRecord, normalisation: Normalisation) -
     )
     where = "done inside the network" if normalisation == "inside" else "to be done before the network"
     steps = [
-        "values: (v - low) / (high - low), clipped to [0, 1]; rounded to 1/255 after each resize, as images of 8 bits are",
-        f"if the short side is longer than {config.store_size} pixels, resize it to that (bilinear, antialiased)",
+        "values: (v - low) / (high - low), clipped to [0, 1]; rounded to 1/255 here and after each resize, as images of 8 bits are",
+        f"if the short side is longer than {config.store_size} pixels, resize both sides by {config.store_size} / short side, each "
+        "rounded to the nearest pixel (bilinear, antialiased); of a side more than four times the other the ends go first",
         f"cut the central square of round(short side * {share:.6g}) pixels",
         f"resize the square to {size} x {size} pixels (bilinear, antialiased)",
         f"{statistics}: {where}",
