@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import unlabeled
+from least_sizes import shrink
 from oxford_pictures import write_oxford
 from pictures import SETTINGS, Trained
-from unlabeled.protocols import detection, few_labels, probes, voc
 from unlabeled.protocols.comparison import pictures_of
 from unlabeled.run import Run
 from voc_pictures import COLOURS, write_devkit
@@ -26,17 +24,7 @@ VOC = {"voc-classification", "voc-detection", "voc-segmentation"}
 @pytest.fixture(autouse=True)
 def _least(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest sizes at which each protocol still does all it does."""
-    monkeypatch.setattr(voc, "QUICK_CLASSIFICATION", (2, 8, 4))
-    monkeypatch.setattr(voc, "QUICK_SEGMENTATION", (1, 4, 4))
-    monkeypatch.setattr(detection, "QUICK", replace(detection.QUICK, steps=2, side=48))
-    monkeypatch.setattr(detection, "QUICK_IMAGES", 4)
-    monkeypatch.setattr(detection, "QUICK_PROPOSALS", 20)
-    # The package has a function of that name, which hides its module.
-    monkeypatch.setattr(import_module("unlabeled.protocols.retrieval"), "QUICK_SIDE", 64)
-    monkeypatch.setattr(probes, "QUICK_EPOCHS", 2)
-    monkeypatch.setattr(probes, "QUICK_WIDTH", 32)
-    for name, value in {"SHOTS": (1,), "FRACTIONS": (0.1,), "DRAWS": 2, "STEPS": 2, "VIEWS": 60, "TEST": 16}.items():
-        monkeypatch.setattr(few_labels, f"QUICK_{name}", value)
+    shrink(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -1,0 +1,25 @@
+"""The smallest sizes at which `--quick` of every protocol still does all it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+from unlabeled.protocols import detection, few_labels, probes, voc
+
+
+def shrink(put: Callable[[Any, str, Any], None]) -> None:
+    """Make `--quick` as small as can be; `put` is monkeypatch's `setattr` in a test and Python's in a process of its own."""
+    put(voc, "QUICK_CLASSIFICATION", (2, 8, 4))
+    put(voc, "QUICK_SEGMENTATION", (1, 4, 4))
+    put(detection, "QUICK", replace(detection.QUICK, steps=2, side=48))
+    put(detection, "QUICK_IMAGES", 4)
+    put(detection, "QUICK_PROPOSALS", 20)
+    # The package has a function of that name, which hides its module.
+    put(import_module("unlabeled.protocols.retrieval"), "QUICK_SIDE", 64)
+    put(probes, "QUICK_EPOCHS", 2)
+    put(probes, "QUICK_WIDTH", 32)
+    for name, value in {"SHOTS": (1,), "FRACTIONS": (0.1,), "DRAWS": 2, "STEPS": 2, "VIEWS": 60, "TEST": 16}.items():
+        put(few_labels, f"QUICK_{name}", value)
