@@ -121,7 +121,7 @@ def test_embed_writes_what_was_asked(trained: Trained, tmp_path: Path, call: Cal
     assert status == 0
     assert "40 features of 256 numbers" in text
     if ending == "npy":
-        features, names = np.load(out), out.with_suffix(".txt").read_text().splitlines()
+        features, names = np.load(out), out.with_suffix(".names.txt").read_text().splitlines()
     elif ending == "npz":
         features, names = np.load(out)["features"], np.load(out)["names"].tolist()
     else:
@@ -130,7 +130,7 @@ def test_embed_writes_what_was_asked(trained: Trained, tmp_path: Path, call: Cal
         features, names = np.stack(table["feature"].to_numpy()), table["path"].to_pylist()
     assert features.shape == (40, 256) and features.dtype == np.float32
     assert names == sorted(path.relative_to(trained.new).as_posix() for path in trained.new.rglob("*.png"))
-    assert {path.name for path in out.parent.iterdir()} <= {out.name, "features.txt"}
+    assert {path.name for path in out.parent.iterdir()} <= {out.name, "features.names.txt"}
 
 
 def test_cluster_prints_writes_and_sorts(trained: Trained, tmp_path: Path, call: Call):

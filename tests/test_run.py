@@ -235,6 +235,27 @@ def test_a_full_disk_ends_in_words_and_what_was_saved_goes_on(trained: Trained, 
     assert not list(tmp_path.glob(".*.partial"))
 
 
+def test_embedding_a_list_of_paths_leaves_the_list(trained: Trained, tmp_path: Path):
+    run, names = unlabeled.load(trained.run), ["kind0/000.png", "kind1/001.png"]
+    listing, beside = tmp_path / "list.txt", tmp_path / "list.names.txt"
+    listing.write_text("".join(f"{trained.new / name}\n" for name in names))
+    wanted = listing.read_text()
+    assert run.embed(listing, tmp_path / "list.npy").features.shape == (2, 256)
+    assert listing.read_text() == wanted
+    assert [line[-len(names[0]) :] for line in beside.read_text().splitlines()] == names
+    # What would be replaced in the end is refused before the work, and so is a name that cannot be written.
+    listing.rename(beside)
+    for data, out, file in ((beside, "list.npy", "list.names.txt"), (tmp_path / "list.npy", "list.npy", "list.npy")):
+        before = data.read_bytes()
+        with pytest.raises(DataError, match=f"would replace .*{file}, the images"):
+            run.embed(data, tmp_path / out)
+        assert data.read_bytes() == before
+    (tmp_path / "folder.names.txt").mkdir()
+    with pytest.raises(RunError, match=r"folder\.names\.txt is a folder"):
+        run.embed(trained.new, tmp_path / "folder.npy")
+    assert not (tmp_path / "folder.npy").exists()
+
+
 # Odd folders
 
 

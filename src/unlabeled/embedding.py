@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unlabeled.data.sources import split_key
 from unlabeled.distributed import is_main
 from unlabeled.errors import DataError, MissingExtraError
 from unlabeled.runfolder import replacing, require_writable, write_text
@@ -27,11 +28,11 @@ class Embedding:
     skipped: list[tuple[str, str]]
 
 
-def writer(path: Path) -> Callable[[Path, Embedding], None]:
-    """Who writes a file of this ending, after a try whether it can be written.
+def writer(path: Path, data: str | Path) -> Callable[[Path, Embedding], None]:
+    """Who writes the features of `data` to a file of this ending, after a try whether it can be written.
 
     Raises:
-        DataError: the ending is none of .npy, .npz, .parquet.
+        DataError: the ending is none of .npy, .npz, .parquet, or a file to write is `data` itself.
         MissingExtraError: Parquet needs pyarrow.
         RunError: the file cannot be written.
     """
@@ -41,15 +42,27 @@ def writer(path: Path) -> Callable[[Path, Embedding], None]:
     # Said before an hour of embedding, not after it.
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise MissingExtraError("writing Parquet", "table")
-    if is_main():
-        require_writable(path)
+    source = split_key(data)[0]
+    for file in (path, names_beside(path)) if path.suffix == ".npy" else (path,):
+        if file.exists() and source.exists() and file.samefile(source):
+            raise DataError(f"--out {path} would replace {file}, the images it is made from; choose another name.")
+        if is_main():
+            require_writable(file)
     return writers[path.suffix]
+
+
+def names_beside(path: Path) -> Path:
+    """Where the names of the rows of `path`, a .npy file, are written: `X.names.txt` beside `X.npy`.
+
+    Not `X.txt`: a list of images of that name may be what the features were made from.
+    """
+    return path.with_suffix(".names.txt")
 
 
 def _write_npy(path: Path, result: Embedding) -> None:
     # One line a name, whatever is in it.
     names = "".join(f"{name.translate({10: '�', 13: '�'})}\n" for name in result.names)
-    write_text(path.with_suffix(".txt"), names)
+    write_text(names_beside(path), names)
     with replacing(path) as partial, partial.open("wb") as file:
         np.save(file, result.features.numpy())
 

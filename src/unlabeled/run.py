@@ -204,18 +204,18 @@ class Run:
 
         Args:
             data: a folder, list, manifest, array or archive, as for training.
-            out: where to write them: `.npy` (rows in order, names beside it in a .txt), `.npz` or `.parquet`.
+            out: where to write them: `.npy` (rows in order, names beside X.npy in X.names.txt), `.npz` or `.parquet`.
             precision: `auto`, `float32` or `bfloat16`, in which the network computes; the run's where not given. The
                 features are float32 in any case.
 
         Raises:
             ConfigError: a precision that is none of these.
-            DataError: no readable image, or an ending of `out` that is none of these.
+            DataError: no readable image, an ending of `out` that is none of these, or `out` would replace `data`.
             RunError: `out` cannot be written.
         """
         if precision is not None and precision not in get_args(Precision):
             raise ConfigError(unknown_name("precision", precision, get_args(Precision)))
-        write = writer(Path(out)) if out else None
+        write = writer(Path(out), data) if out else None
         store = self.record.open(data)
         result = Embedding(store.names, self.features_of(store, precision=precision), store.skipped)
         if write and out and is_main():

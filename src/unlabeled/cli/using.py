@@ -28,7 +28,7 @@ def embed(run: Path, data: Path, *, out: Path, precision: Precision | None = Non
     data
         Images, in any form `train` takes.
     out
-        File to write: .parquet (path, feature), .npy (names beside it in .txt) or .npz.
+        File to write: .parquet (path, feature), .npy (names beside X.npy in X.names.txt) or .npz.
     precision
         In which the network computes: bfloat16 where the hardware has it (auto), or float32 [default: the run's].
     device
