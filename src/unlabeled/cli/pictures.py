@@ -41,7 +41,7 @@ class PictureOptions(BaseModel):
     units: Optional[str] = Field(  # noqa: UP045
         None, description="ascent, activations: which filters, for example 0-24,40 or all [0-24]"
     )
-    steps: Optional[int] = Field(None, description="ascent: steps [1000 at 224 pixels, in proportion]")  # noqa: UP045
+    steps: Optional[int] = Field(None, description="ascent: steps [1000 at 224 pixels, in proportion, at least 500]")  # noqa: UP045
     lr: Optional[float] = Field(  # noqa: UP045
         None, description="ascent: length of a step in grey levels [30; the released code: 3]"
     )

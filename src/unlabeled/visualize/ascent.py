@@ -30,6 +30,7 @@ from unlabeled.randomness import generator
 
 STEPS = 1000
 """At 224 pixels."""
+LEAST_STEPS = 500
 LEARNING_RATE, WEIGHT_DECAY, SIGMA, BLUR_EVERY = 3.0, 1e-5, 0.3, 5
 START_MEAN, START_STD = 128.0, 20.0
 SHOWN_MEAN, SHOWN_STD = 0.5, 0.1
@@ -130,8 +131,13 @@ def starting_images(units: torch.Tensor, channels: int, side: int, seed: int) ->
 
 
 def default_steps(side: int) -> int:
-    """1,000 at 224 pixels, in proportion to the side: a step is of fixed length, and images are as long as they are wide."""
-    return max(50, round(STEPS * side / 224))
+    """1,000 at 224 pixels, in proportion to the side and never fewer than 500.
+
+    A step is of fixed length, and images are as long as they are wide. But the first hundreds only clear the noise away: of
+    24 filters of a network for 32 pixels, 2 were among the first five of the 256 that answer to the image shown after 143
+    steps, 11 after 300, 14 after 500 and 15 after 1,000.
+    """
+    return max(LEAST_STEPS, round(STEPS * side / 224))
 
 
 def batch_size(side: int) -> int:
