@@ -82,6 +82,21 @@ def test_python_takes_what_the_command_line_takes_and_refuses_alike(trained: Tra
         run.search(trained.new, 0)
 
 
+def test_every_query_has_its_answer_under_its_path(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also where folders hold files of the same name, a folder holds one image, or an image is given twice."""
+    monkeypatch.chdir(tmp_path)
+    files = [f"{folder}/{name}.png" for folder in ("a", "b") for name in "123"] + ["one/1.png"]
+    for number, file in enumerate(files):
+        Path(file).parent.mkdir(exist_ok=True)
+        shutil.copy(trained.photos / f"kind{number % 4}" / f"{number:03d}.png", file)
+    run = unlabeled.load(trained.run)
+    found = run.search(["a", "./b/", Path("one"), "a/1.png", "one/1.png"], 1)
+    in_folders = [*files[:3], *(f"./{file}" for file in files[3:6]), files[6]]
+    assert list(found) == [*in_folders, "a/1.png (2)", "one/1.png (2)"]
+    numbers = [*range(7), 0, 6]
+    assert [hits[0].path for hits in found.values()] == [f"kind{number % 4}/{number:03d}.png" for number in numbers]
+
+
 # Replacing and resuming
 
 

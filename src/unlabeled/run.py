@@ -6,10 +6,12 @@ Shapes: M images asked about, D feature dimensions.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import os
+from collections.abc import Container, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -268,7 +270,10 @@ class Run:
     def search(
         self, queries: str | Path | Sequence[str | Path], k: int = 10, *, json: str | Path | None = None
     ) -> dict[str, list[Hit]]:
-        """The k training images most similar to each query image, best first, by name of the query.
+        """The k training images most similar to each query image, best first, by the path of the query.
+
+        An image file is named as it was given, an image of a folder (list, archive, array) by that path joined with its
+        name in there. Where a name comes twice, the later ones end in ` (2)`, ` (3)` …: every query has its answer.
 
         Args:
             queries: image files, or folders of them.
@@ -286,11 +291,14 @@ class Run:
             require_writable(Path(json))
         found: dict[str, list[Hit]] = {}
         for query in [queries] if isinstance(queries, (str, Path)) else queries:
-            store = self.record.open(query, title="reading queries")
+            source = open_source(query)
+            store = self.record.open(source, title="reading queries")
             similarity, index = self.catalogue.nearest(self.features_of(store), k)
             for name, values, rows in zip(store.names, similarity.tolist(), index.tolist(), strict=True):
-                key = name if len(store) > 1 else str(query)
-                found[key] = [Hit(self.names[row], value) for row, value in zip(rows, values, strict=True)]
+                path = str(query) if source.kind == "file" else os.path.join(query, name)  # noqa: PTH118  ("./" stays)
+                found[_unused(path, found)] = [
+                    Hit(self.names[row], value) for row, value in zip(rows, values, strict=True)
+                ]
         if json and is_main():
             found_as_values = {query: [vars(hit) for hit in hits] for query, hits in found.items()}
             write_json(Path(json), found_as_values)
@@ -442,3 +450,8 @@ class Run:
         from unlabeled.notebook import show_neighbors
 
         return show_neighbors(self, queries, k)
+
+
+def _unused(name: str, taken: Container[str]) -> str:
+    names = chain([name], (f"{name} ({number})" for number in count(2)))
+    return next(one for one in names if one not in taken)
