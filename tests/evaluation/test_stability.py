@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from unlabeled.cluster.kmeans import kmeans
+from unlabeled.cluster.merge_tree import MergeTree, merge_tree
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation.stability import adjusted_rand, stability
 
@@ -36,6 +37,21 @@ def test_clear_clusters_are_stable_and_a_cut_blob_is_not():
     assert np.mean(found.per_cluster) < np.mean(true.per_cluster)
     assert found.to_json()["by_count"][0]["num_clusters"] == 2
     assert stability(blobs, labels, rounds=2, seed=5) == stability(blobs, labels, rounds=2, seed=5)
+
+
+def test_trees_are_only_made_to_be_cut(monkeypatch: pytest.MonkeyPatch):
+    made: list[int] = []
+
+    def counted(centroids: np.ndarray, sizes: np.ndarray) -> MergeTree:
+        made.append(len(sizes))
+        return merge_tree(centroids, sizes)
+
+    monkeypatch.setattr("unlabeled.evaluation.stability.merge_tree", counted)
+    rows = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(60) % 3
+    assert len(stability(rows, labels, rounds=2).by_count) == 1 and not made
+    # That of all images is kept, and each part has its own.
+    assert len(stability(rows, labels, counts=(1, 2), rounds=2).by_count) == 3 and made == [3, 3, 3]
 
 
 def test_an_empty_cluster_has_no_stability_and_wrong_input_a_sentence():

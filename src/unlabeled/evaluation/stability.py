@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from unlabeled import progress
 from unlabeled.cluster.kmeans import kmeans
-from unlabeled.cluster.merge_tree import MergeTree, merge_tree
+from unlabeled.cluster.merge_tree import merge_tree
 from unlabeled.distributed import all_gather_rows, shard
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.metrics import nmi
@@ -91,11 +91,11 @@ def stability(
     if len(labels) != len(rows) or not len(rows) or int(labels.min()) < 0:
         raise DataError(f"every row needs a cluster, got {len(rows)} rows and {len(labels)} labels.")
     total = int(labels.max()) + 1
-    tree = _tree_of(rows, labels, total)
-    asked = [(count, tree.cut(count)) for count in sorted(set(counts) - {total})]
+    smaller = sorted(set(counts) - {total})
+    groups = _cuts(rows, labels, total, smaller)
     known = labels.cpu().numpy()
     jaccard = np.zeros((rounds, total))
-    scores = np.zeros((rounds, len(asked) + 1, 2))
+    scores = np.zeros((rounds, len(smaller) + 1, 2))
     with progress.bar("stability", rounds) as update:
         for number in range(rounds):
             chosen = np.sort(
@@ -107,17 +107,15 @@ def stability(
             found = kmeans(part[shard(len(part))], clusters, seed=own, iterations=iterations)
             again = all_gather_rows(found.labels)
             jaccard[number] = _best_jaccard(known[chosen], again.numpy(), total)
-            again_tree = _tree_of(part, again, clusters)
-            for place, (count, groups) in enumerate(asked):
-                merged = again_tree.cut(min(count, clusters))[again.numpy()]
-                scores[number, place] = _agreement(groups[known[chosen]], merged)
+            groups_again = _cuts(part, again, clusters, [min(count, clusters) for count in smaller])
+            for place, (ours, theirs) in enumerate(zip(groups, groups_again, strict=True)):
+                scores[number, place] = _agreement(ours[known[chosen]], theirs[again.numpy()])
             scores[number, -1] = _agreement(known[chosen], again.numpy())
             update(number + 1, "")
     means, spreads = scores.mean(0), scores.std(0)
-    numbers = [count for count, _ in asked] + [total]
     agreements = [
         Agreement(count, float(mean[0]), float(spread[0]), float(mean[1]), float(spread[1]))
-        for count, mean, spread in zip(numbers, means, spreads, strict=True)
+        for count, mean, spread in zip([*smaller, total], means, spreads, strict=True)
     ]
     present = np.bincount(known, minlength=total) > 0
     return Stability(np.where(present, jaccard.mean(0), np.nan).tolist(), agreements, rounds)
@@ -152,7 +150,12 @@ def _best_jaccard(known: NDArray[np.int64], again: NDArray[np.int64], total: int
     return best
 
 
-def _tree_of(rows: torch.Tensor, labels: torch.Tensor, total: int) -> MergeTree:
+def _cuts(rows: torch.Tensor, labels: torch.Tensor, total: int, counts: Sequence[int]) -> list[NDArray[np.int64]]:
+    # The group of each cluster, [total], when clusters are merged to each of `counts`. No tree where none is asked for:
+    # of 10,000 clusters it takes a minute.
+    if not counts:
+        return []
     sizes = torch.bincount(labels, minlength=total)
     sums = torch.zeros(total, rows.shape[1], dtype=torch.float64).index_add_(0, labels.cpu(), rows.double().cpu())
-    return merge_tree((sums / sizes.clamp(min=1)[:, None]).numpy(), sizes.numpy())
+    tree = merge_tree((sums / sizes.clamp(min=1)[:, None]).numpy(), sizes.numpy())
+    return [tree.cut(count) for count in counts]
