@@ -345,7 +345,8 @@ class Run:
         asked.partial.finish()
         if is_main():
             if json:
-                write_json(Path(json), {"protocol": protocol, **scores})
+                told = {"protocol": protocol, "published": protocols.published(protocol)}
+                write_json(Path(json), told | scores)
             try:
                 write_json(self.folder.scores, self.scores | {protocol: scores})
             except RunError as error:

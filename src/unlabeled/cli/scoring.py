@@ -112,6 +112,15 @@ def evaluate(
         print_knn(scores)
     else:
         print_scores(scores)
+    print_published(protocol)
+
+
+def print_published(protocol: str) -> None:
+    """What the papers report for it."""
+    from unlabeled.protocols import published
+
+    if told := published(protocol):
+        output.print(f"\nPublished: {told}", markup=False)
 
 
 def print_knn(scores: Mapping[str, Any]) -> None:

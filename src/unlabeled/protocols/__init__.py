@@ -19,11 +19,12 @@ from unlabeled.protocols.detection import voc_detection
 from unlabeled.protocols.few_labels import low_shot, semi_supervised
 from unlabeled.protocols.neighbors import cliques, edge_ratio, knn, nmi
 from unlabeled.protocols.probes import linear, mlp, svm
+from unlabeled.protocols.published import PUBLISHED, published
 from unlabeled.protocols.request import Request, request
 from unlabeled.protocols.retrieval import retrieval
 from unlabeled.protocols.voc import voc_classification, voc_segmentation
 
-__all__ = ["PROTOCOLS", "Request", "options_of", "request", "score"]
+__all__ = ["PROTOCOLS", "PUBLISHED", "Request", "options_of", "published", "request", "score"]
 
 if TYPE_CHECKING:
     from unlabeled.run import Run
