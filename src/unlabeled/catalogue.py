@@ -23,7 +23,7 @@ from unlabeled.cluster.whitening import Whitening
 from unlabeled.config import Config
 from unlabeled.distributed import all_gather_rows, shard
 from unlabeled.errors import RunError, typed
-from unlabeled.evaluation.knn import nearest_neighbors
+from unlabeled.evaluation.knn import nearest_neighbors, nearest_others
 from unlabeled.randomness import seed_from
 from unlabeled.runfolder import replacing
 
@@ -199,11 +199,9 @@ def neighbor_spread(unit: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     k = min(NEIGHBORS, len(reference) - 1)
     if k < 1 or not len(rows):
         return torch.zeros(len(rows))
-    found = nearest_neighbors(unit[reference], unit[rows], k + 1)
-    is_self = reference[found.index] == rows[:, None]
-    # An image is not its own neighbour; one that is not among those found (or not in the reference) leaves out the last.
-    is_self[:, -1] |= ~is_self.any(1)
-    return distance_of(found.similarity[~is_self].view(len(rows), k)).mean(1)
+    place = torch.full((len(unit),), -1)
+    place[reference] = torch.arange(len(reference))
+    return distance_of(nearest_others(unit[reference], unit[rows], place[rows], k).similarity).mean(1)
 
 
 def distance_of(cosine: torch.Tensor) -> torch.Tensor:

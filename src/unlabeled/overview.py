@@ -25,7 +25,7 @@ from unlabeled.data.sources import Source
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import DataError, RunError
 from unlabeled.evaluation.explain import Explanation, explain
-from unlabeled.evaluation.knn import nearest_neighbors
+from unlabeled.evaluation.knn import nearest_others
 from unlabeled.runfolder import replacing
 from unlabeled.visualize.atlas import even_sample, repeats
 from unlabeled.visualize.facts import Atlas, Colouring
@@ -103,13 +103,8 @@ def overview(run: Run, store: ImageStore) -> Overview:
 
 def neighbors(unit: torch.Tensor, k: int = NEIGHBORS) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Cosine and position of the nearest others of unit rows [n, D], both [n, min(k, n - 1)]."""
-    count = min(k + 1, len(unit))
-    found = nearest_neighbors(unit, unit, count)
-    is_self = found.index == torch.arange(len(unit))[:, None]
-    # One with many exact copies may not be among those found; then the last is left out.
-    is_self[:, -1] |= ~is_self.any(1)
-    shape = (len(unit), count - 1)
-    return found.similarity[~is_self].view(shape).numpy(), found.index[~is_self].view(shape).numpy()
+    found = nearest_others(unit, unit, torch.arange(len(unit)), k)
+    return found.similarity.numpy(), found.index.numpy()
 
 
 def measured(kept: Path, store: ImageStore) -> NDArray[np.float32]:

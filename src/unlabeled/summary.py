@@ -16,6 +16,7 @@ from unlabeled.catalogue import Catalogue
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import alone
 from unlabeled.errors import RunError, typed
+from unlabeled.evaluation.knn import nearest_others
 from unlabeled.methods import method_class
 from unlabeled.overview import overview
 from unlabeled.pictures.inside import inside
@@ -196,17 +197,18 @@ def neighbours(catalogue: Catalogue, store: ImageStore, seed: int) -> list[Neigh
     """A few images drawn at random, each with what the network finds most similar to it."""
     count = min(QUERIES_SHOWN, len(store))
     chosen = numpy_generator(seed, "report queries").choice(len(store), count, replace=False)
-    similarity, index = catalogue.nearest(catalogue.features[torch.from_numpy(chosen)], PER_QUERY + 1)
+    queries = torch.from_numpy(chosen)
+    nearest = nearest_others(catalogue.features, catalogue.features[queries], queries, PER_QUERY)
     found: list[Neighbours] = []
-    for query, values, rows in zip(chosen.tolist(), similarity.tolist(), index.tolist(), strict=True):
-        others = [(row, value) for row, value in zip(rows, values, strict=True) if row != query][:PER_QUERY]
+    columns = zip(chosen.tolist(), nearest.similarity.tolist(), nearest.index.tolist(), strict=True)
+    for query, similarities, others in columns:
         found.append(
             Neighbours(
                 query=thumbnail(store, query),
                 query_name=store.names[query],
-                thumbnails=[thumbnail(store, row) for row, _ in others],
-                similarities=[value for _, value in others],
-                names=[store.names[row] for row, _ in others],
+                thumbnails=[thumbnail(store, row) for row in others],
+                similarities=similarities,
+                names=[store.names[row] for row in others],
             )
         )
     return found

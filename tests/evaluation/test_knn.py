@@ -6,7 +6,14 @@ import torch
 
 from unlabeled.errors import DataError
 from unlabeled.evaluation import knn
-from unlabeled.evaluation.knn import KnnProtocol, knn_accuracy, nearest_neighbors, split, weighted_knn
+from unlabeled.evaluation.knn import (
+    KnnProtocol,
+    knn_accuracy,
+    nearest_neighbors,
+    nearest_others,
+    split,
+    weighted_knn,
+)
 from unlabeled.randomness import generator
 
 
@@ -74,6 +81,22 @@ def test_of_equal_rows_the_first_are_taken(precision: str) -> None:
     train[:3, 0] = -1
     found = nearest_neighbors(train, torch.ones(5, 8), 10, precision=precision)
     assert found.index.tolist() == [list(range(3, 13))] * 5
+
+
+@pytest.mark.parametrize("copies", [0, 3, 30])
+def test_others_are_all_but_the_row_itself(copies: int) -> None:
+    train = rows(60, 4, "train")
+    train[:copies] = train[0]  # of 30 equal rows most are not among their own five nearest
+    own = torch.cat([torch.arange(0, 60, 7), torch.tensor([-1, -1])])
+    test = torch.cat([train[own[:-2]], rows(2, 4, "test")])
+    found = nearest_others(train, test, own, 5)
+    for place, itself in enumerate(own.tolist()):
+        others = torch.tensor([i for i in range(60) if i != itself])
+        wanted = nearest_neighbors(train[others], test[place : place + 1], 5)
+        assert found.index[place].tolist() == others[wanted.index[0]].tolist()
+        torch.testing.assert_close(found.similarity[place], wanted.similarity[0])
+    assert nearest_others(train, test, own, 100).index.shape == (11, 59)
+    assert nearest_others(train[:1], train[:1], torch.tensor([0]), 5).index.shape == (1, 0)
 
 
 def test_of_equal_votes_the_smaller_class_wins() -> None:

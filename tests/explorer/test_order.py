@@ -55,8 +55,7 @@ def test_an_empty_cluster_is_left_out(catalogue: Catalogue):
     assert order.members(3).tolist() == []
 
 
-def test_nearest_is_exact(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("unlabeled.explorer.order.SCORED_ROWS", 64)
+def test_nearest_is_exact(catalogue: Catalogue):
     order = Order(catalogue)
     query = torch.randn(12, generator=torch.Generator().manual_seed(1)) * 30
     cosine = catalogue.features @ normalize(query, dim=0)

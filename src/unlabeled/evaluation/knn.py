@@ -76,6 +76,17 @@ def nearest_neighbors(train: torch.Tensor, test: torch.Tensor, k: int, *, precis
     return Neighbors(index.gather(1, order), scores)
 
 
+def nearest_others(train: torch.Tensor, test: torch.Tensor, own: torch.Tensor, k: int) -> Neighbors:
+    """As `nearest_neighbors`, a row itself left out: `own` [M] int64 is its place in `train`, or -1; k is at most N - 1."""
+    k = min(k, len(train) - 1)
+    found = nearest_neighbors(train, test, k + 1)
+    is_self = found.index == own[:, None]
+    # One with many exact copies may not be among those found, one that is no row of `train` never is: the last goes.
+    is_self[:, -1] |= ~is_self.any(1)
+    shape = (len(test), k)
+    return Neighbors(found.index[~is_self].view(shape), found.similarity[~is_self].view(shape))
+
+
 def _search(train: torch.Tensor, test: torch.Tensor, k: int, precision: Precision) -> tuple[torch.Tensor, torch.Tensor]:
     # Index and similarity of the neighbors in the order of their index: a vote has no use for a better one.
     _check_rows(train, test, k)

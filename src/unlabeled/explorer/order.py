@@ -12,15 +12,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import normalize
 
 from unlabeled.catalogue import Catalogue
 from unlabeled.errors import DataError
+from unlabeled.evaluation.knn import nearest_neighbors, nearest_others
 
 ClusterOrder = Literal["size", "tightness", "number"]
 MemberOrder = Literal["typical", "far"]
-SCORED_ROWS = 65_536
-"""Rows that one product with a query takes at once: a million features stay in memory once."""
 
 
 class Order:
@@ -65,12 +63,9 @@ class Order:
         """
         if not bool(feature.isfinite().all()):
             raise DataError("the network gives no finite numbers for this image, so nothing can be compared with it.")
-        query = normalize(feature.float(), dim=0)
-        rows = self._catalogue.features
-        scores = torch.cat([part.float() @ query for part in rows.split(SCORED_ROWS)])
-        if without >= 0:
-            scores[without] = -math.inf
-        count = min(count, len(rows) - (without >= 0))
-        best = scores.topk(count).indices.sort().values if count > 0 else torch.empty(0, dtype=torch.int64)
-        best = best[scores[best].argsort(descending=True, stable=True)]
-        return [(int(i), float(scores[i])) for i in best]
+        rows, query = self._catalogue.features, feature[None]
+        if without < 0:
+            found = nearest_neighbors(rows, query, count)
+        else:
+            found = nearest_others(rows, query, torch.tensor([without]), count)
+        return list(zip(found.index[0].tolist(), found.similarity[0].tolist(), strict=True))

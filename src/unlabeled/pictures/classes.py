@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unlabeled.errors import DataError
 from unlabeled.evaluation.edge_ratio import NEIGHBORS, EdgeRatioProtocol
-from unlabeled.evaluation.knn import nearest_neighbors
+from unlabeled.evaluation.knn import nearest_others
 from unlabeled.pictures.opened import at_least_one
 from unlabeled.protocols.labelled import labelled
 from unlabeled.protocols.neighbors import described
@@ -111,16 +111,10 @@ def vote_shares(
     Each image, of features [N, D] and labels int64 [N], hears its k nearest others, weighted exp(cosine / temperature),
     and each image counts the same (spec A29).
     """
-    k = min(k, len(features) - 1)
-    found = nearest_neighbors(features, features, k + 1)
-    is_self = found.index == torch.arange(len(features))[:, None]
-    # Where an image is not among those found (equal pictures), the last one is left out in its place.
-    is_self[:, -1] |= ~is_self.any(1)
-    index = found.index[~is_self].view(-1, k)
-    similarity = found.similarity[~is_self].view(-1, k).double()
-    weights = torch.softmax(similarity / temperature, dim=1)
+    found = nearest_others(features, features, torch.arange(len(features)), k)
+    weights = torch.softmax(found.similarity.double() / temperature, dim=1)
     votes = torch.zeros(len(features), num_classes, dtype=torch.float64)
-    votes.scatter_add_(1, labels[index], weights)
+    votes.scatter_add_(1, labels[found.index], weights)
     sums = torch.zeros(num_classes, num_classes, dtype=torch.float64).index_add_(0, labels, votes)
     counts = torch.bincount(labels, minlength=num_classes).double()
     return (sums / counts[:, None]).numpy()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import normalize
 
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import DataError
+from unlabeled.evaluation.knn import nearest_others
 from unlabeled.pictures.opened import at_least_one, choice, opened, thumbnail
 from unlabeled.progress import counted
 from unlabeled.randomness import generator
@@ -159,9 +159,11 @@ def drawn(store: ImageStore, images: str | None, count: int, ids: NDArray[np.int
 
 def nearest(features: torch.Tensor, queries: torch.Tensor, k: int, metric: Literal["cosine", "l2"]) -> Found:
     """The k rows of `features` [N, D] nearest to each of the rows `queries` (int64 [Q]), itself left out."""
-    rows = features.float()
-    # Distances do not mind a shift, rounding does; on unit rows the order of distances is that of cosines.
-    rows = normalize(rows, dim=1) if metric == "cosine" else rows - rows.mean(0)
+    if metric == "cosine":
+        found = nearest_others(features, features[queries], queries, k)
+        return Found(found.index, found.similarity)
+    # Distances do not mind a shift, rounding does.
+    rows = features.float() - features.float().mean(0)
     k = min(k, len(rows) - 1)
     index: list[torch.Tensor] = []
     value: list[torch.Tensor] = []
@@ -169,9 +171,9 @@ def nearest(features: torch.Tensor, queries: torch.Tensor, k: int, metric: Liter
     for part in queries.split(max(1, _SCORES // len(rows))):
         squared = (lengths[part, None] + lengths - 2 * rows[part] @ rows.t()).clamp(min=0)
         squared[torch.arange(len(part)), part] = torch.inf
-        found, order = torch.sort(squared, dim=1, stable=True)
+        distances, order = torch.sort(squared, dim=1, stable=True)
         index.append(order[:, :k])
-        value.append(1 - found[:, :k] / 2 if metric == "cosine" else found[:, :k].sqrt())
+        value.append(distances[:, :k].sqrt())
     return Found(torch.cat(index), torch.cat(value))
 
 
