@@ -40,13 +40,14 @@ SIDE = 48
 """Pixels of a thumbnail before it is packed."""
 MOST_CATEGORIES = 1000
 """Folders or labels that a colouring may have."""
-_SCALES: dict[str, Literal["pixels", "ratio", "date", "share"]] = {
+_SCALES: dict[str, Literal["pixels", "ratio", "date", "share", "hue"]] = {
     "size": "pixels",
     "aspect": "ratio",
     "date": "date",
     "brightness": "share",
     "contrast": "share",
     "saturation": "share",
+    "colour": "hue",
 }
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 
 from report_pages import HOSTILE, Outline, made, until
-from unlabeled.data.image_statistics import Statistic
+from unlabeled.data.image_statistics import COLOURS, HUES, Statistic, image_statistics
+from unlabeled.data.sources import open_source
+from unlabeled.data.store import open_store
 from unlabeled.evaluation.explain import explain
 from unlabeled.health import Verdict
+from unlabeled.visualize.facts import Colouring
 from unlabeled.visualize.report import Cluster, ReportFacts, render
 
 if TYPE_CHECKING:
@@ -26,6 +30,8 @@ COUNT, CLUSTERS = 300, 8
 
 def facts_of(count: int, clusters: int = CLUSTERS, side: int = 24) -> ReportFacts:
     atlas = made(count, clusters, side)
+    hues = Colouring("colour", np.arange(count) % len(COLOURS), COLOURS, scale="hue")
+    atlas = replace(atlas, colourings=[*atlas.colourings, hues])
     atlas.repeated[0, 0], atlas.repeated[1, 1] = 2, 1
     members = [np.flatnonzero(atlas.clusters == number) for number in range(clusters)]
     statistics = [
@@ -260,6 +266,32 @@ def test_the_map_with_the_keyboard_and_the_lasso(tab: Page, facts: ReportFacts) 
     assert "darker" in tab.locator("#legend").inner_text()
     tab.get_by_label("Coloured by").select_option("duplicates")
     assert "same as another" in tab.locator("#legend").inner_text()
+    tab.get_by_label("Coloured by").select_option("colour")
+    shown: dict[str, list[int]] = tab.evaluate(
+        """Object.fromEntries([...document.querySelectorAll("#legend button")].map((one) => [one.querySelector("bdi").textContent,
+           [...one.querySelector("canvas").getContext("2d").getImageData(12, 12, 1, 1).data]]))"""
+    )
+    named = {name: light for name, (light, _) in named_colours().items()}
+    assert {name: f"#{bytes(pixel[:3]).hex()}" for name, pixel in shown.items()} == named
+
+
+def named_colours() -> dict[str, tuple[str, str]]:
+    """In what the map shows the categories of the statistic `colour`, by light and by dark."""
+    text = (resources.files("unlabeled.visualize") / "templates" / "map.js").read_text()
+    found = re.findall(r'(\w+): \["(#[0-9a-f]{6})", "(#[0-9a-f]{6})", [012]\]', text)
+    return {name: (light, dark) for name, light, dark in found}
+
+
+def test_what_is_called_blue_is_shown_in_blue(tmp_path: Path) -> None:
+    colours = named_colours()
+    assert set(colours) == set(COLOURS)
+    # Black on a dark page would not be seen: there it is a dark grey.
+    for names, scheme in ((COLOURS, 0), (HUES, 1)):
+        flat = np.array([list(bytes.fromhex(colours[name][scheme][1:])) for name in names], np.uint8)
+        np.save(tmp_path / "flat.npy", np.broadcast_to(flat[:, None, None], (len(names), 8, 8, 3)))
+        store = open_store(open_source(tmp_path / "flat.npy"), short_side=8, cache=None)
+        found = next(one for one in image_statistics(store) if one.name == "colour")
+        assert [COLOURS[int(code)] for code in found.values] == list(names)
 
 
 @pytest.mark.browser

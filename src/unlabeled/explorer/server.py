@@ -321,11 +321,11 @@ def _is_free(port: int) -> bool:
 
 def serve(answers: Answers, port: int, browser: bool) -> None:
     """Say the address, open it in the browser where asked, and answer until Ctrl-C. Raises ConfigError as `Server` does."""
-    with Server(answers, port) as server:
+    # From the first word on: whoever reads the address may press Ctrl-C before the first request is waited for.
+    with Server(answers, port) as server, suppress(KeyboardInterrupt):
         progress.say(f"Explorer: {server.address}  (Ctrl-C ends it)")
         threading.Thread(target=answers.warm_up, daemon=True).start()
         if browser:
             webbrowser.open(server.address)
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
     progress.say("The explorer has ended.")

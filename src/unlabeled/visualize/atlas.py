@@ -125,7 +125,7 @@ def coded(one: Colouring) -> tuple[dict[str, Any], NDArray[np.uint8 | np.uint16]
     values = np.asarray(one.values, np.float64)
     if one.categories:
         codes = np.where(values < 0, 65_535, values).astype(np.uint16)
-        return {"name": one.name, "categories": list(one.categories)}, codes
+        return {"name": one.name, "categories": list(one.categories), "scale": one.scale}, codes
     # Few extreme images must not take all the colours.
     low, high = np.percentile(values, [2, 98])
     if low == high:

@@ -52,8 +52,9 @@ class Colouring:
     """Names of the categories; none for numbers."""
     ends: tuple[str, str] = ("", "")
     """What an image with a small and one with a large number is, "darker" and "brighter"."""
-    scale: Literal["plain", "share", "pixels", "ratio", "date"] = "plain"
-    """What a number means: as it is; a share of 1; log2 of a count of pixels; log2 of width over height; days since 1970."""
+    scale: Literal["plain", "share", "pixels", "ratio", "date", "hue"] = "plain"
+    """What a number means: as it is; a share of 1; log2 of a count of pixels; log2 of width over height; days since 1970.
+    `hue`: the categories are names of colours, and shown in them."""
 
 
 @dataclass(frozen=True)

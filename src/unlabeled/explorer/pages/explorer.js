@@ -281,7 +281,7 @@ async function openMap(mine) {
     onChange: (listener) => listeners.push(listener), ready: [],
     note: [
       about.arranged < about.count ? `All ${count(about.count)} images: ${count(about.arranged)} arranged by t-SNE, each other one beside the three of them most like it.` : "",
-      about.measured ? "" : "To colour them by brightness, sharpness and the like, let `unlabeled report` look at them first.",
+      about.measured ? "" : "To have brightness, sharpness and the like as colours, write the report anew (unlabeled report RUN).",
     ].filter(Boolean).join(" "),
   });
   return { locate: (index) => tell("locate", index), ring: (rows) => tell("open", rows) };

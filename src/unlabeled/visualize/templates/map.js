@@ -13,6 +13,14 @@ const imageMap = (() => {
     light: ["#0072b2", "#d98a00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b3a200", "#3a3a3a"],
     dark: ["#4aa3e0", "#e69f00", "#1fbf92", "#e29cc4", "#8fd0f5", "#f07a33", "#f0e442", "#d8d8d8"],
   };
+  // Categories that are colours are shown in them, or "blue" would be orange; what some eyes take for the same has another
+  // shape (0 round, 1 square, 2 triangle) or is much lighter.
+  const NAMED = {
+    black: ["#16191c", "#59616a", 1], grey: ["#868f97", "#98a1aa", 0], white: ["#d3d9de", "#ffffff", 2],
+    red: ["#c8102e", "#f2545b", 1], orange: ["#f39200", "#ffa733", 1], yellow: ["#cdb400", "#f5e050", 2],
+    green: ["#2a9d3a", "#45b957", 0], cyan: ["#19b5c9", "#4fd3e3", 2], blue: ["#1d4ed8", "#6b95ff", 0],
+    purple: ["#6f3aad", "#a57ee0", 1], pink: ["#ec6fae", "#f79ccb", 1],
+  };
   const RAMP = { light: ["#440154", "#3b528b", "#21918c", "#45b04f", "#c9b400"], dark: ["#7b4fa3", "#5f7fc4", "#2fb0a8", "#7ad151", "#fde725"] };
   const GREY = { light: "#b4bcc3", dark: "#4b555d" };
 
@@ -136,8 +144,9 @@ const imageMap = (() => {
       const order = totals.map((_, code) => code).sort((a, b) => totals[b] - totals[a] || a - b).filter((code) => totals[code]);
       const slot = new Int32Array(categories.length).fill(-1);
       order.forEach((code, i) => { slot[code] = i; });
-      const paint = (code) => (slot[code] >= 0 ? PALETTE[theme()][slot[code] % 8] : GREY[theme()]);
-      const shape = (code) => (slot[code] >= 0 ? Math.floor(slot[code] / 8) % 3 : 0);
+      const named = (code) => (scale === "hue" ? NAMED[categories[code]] : undefined);
+      const paint = (code) => named(code)?.[theme() === "dark" ? 1 : 0] ?? (slot[code] >= 0 ? PALETTE[theme()][slot[code] % 8] : GREY[theme()]);
+      const shape = (code) => named(code)?.[2] ?? (slot[code] >= 0 ? Math.floor(slot[code] / 8) % 3 : 0);
       const bits = Uint32Array.from(categories, (_, code) => bitsOf(paint(code)));
       const missing = bitsOf(GREY[theme()]);
       colour = {
