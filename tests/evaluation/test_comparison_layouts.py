@@ -134,3 +134,49 @@ def test_random_ours_and_supervised_in_one_command(
 def test_one_run_to_compare_with_needs_no_list(run: Run, supervised: Path, trained: Trained):
     for other in (supervised, str(supervised)):
         assert list(run.evaluate("nmi", trained.photos, compare=other)["compared"]) == [str(supervised)]
+
+
+@pytest.fixture
+def segmented(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What segmentation trains, in order."""
+    from unlabeled.evaluation import voc_segmentation
+
+    seen, really = list[str](), voc_segmentation.fit
+
+    def fit(*arguments: Any, title: str, **others: Any) -> Any:
+        seen.append(title)
+        return really(*arguments, title=title, **others)
+
+    monkeypatch.setattr(voc_segmentation, "fit", fit)
+    return seen
+
+
+def test_runs_that_began_alike_train_the_untrained_network_once(
+    run: Run, supervised: Path, tmp_path: Path, segmented: list[str]
+):
+    devkit, once = write_devkit(tmp_path / "devkit", train=8, test=4), ["trained, fc", "trained, fc", "untrained, fc"]
+    alone = unlabeled.load(shutil.copytree(supervised, tmp_path / "alone"), device="cpu")
+    wanted = alone.evaluate("voc-segmentation", devkit, quick=True)
+    segmented.clear()
+    (beside,) = run.evaluate("voc-segmentation", devkit, quick=True, compare=supervised)["compared"].values()
+    assert sorted(segmented) == once
+    assert beside["untrained"] == wanted["untrained"] and beside["mean_iou"] == wanted["mean_iou"]
+
+    segmented.clear()
+    found = run.evaluate("all", devkit, quick=True, compare=supervised)
+    assert sorted(segmented) == once
+    scores = found["scores"]["supervised"]["voc-segmentation"]["scores"]
+    assert (scores["mean_iou"], scores["untrained"]) == (wanted["mean_iou"], wanted["untrained"])
+    # Nothing of it stays, so that no later call is answered from a memory of pictures that have changed.
+    assert not run.folder.evaluation.exists()
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"resize": 48}, {"std": [0.2, 0.2, 0.2]}])
+def test_runs_that_began_otherwise_train_their_own(
+    run: Run, supervised: Path, tmp_path: Path, segmented: list[str], change: dict[str, Any]
+):
+    devkit, other = write_devkit(tmp_path / "devkit", train=8, test=4), shutil.copytree(supervised, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | change))
+    run.evaluate("voc-segmentation", devkit, quick=True, compare=other)
+    assert sorted(segmented) == ["trained, fc"] * 2 + ["untrained, fc"] * 2

@@ -26,14 +26,21 @@ class Partial:
     """A folder of finished parts by name. Without a folder nothing is kept."""
 
     folder: Path | None = None
+    untrained: Path | None = None
+    """Another folder for the parts of the untrained network, whose names begin so: runs that are compared share it."""
+
+    def _file(self, name: str) -> Path | None:
+        """Where a part is kept, without its ending."""
+        place = self.untrained if self.untrained and name.startswith("untrained") else self.folder
+        return place and place / name
 
     def read(self, name: str) -> Any:
         """Numbers kept under this name, None where there are none."""
         found = None
-        if self.folder and is_main():
+        if (file := self._file(f"{name}.json")) and is_main():
             # A damaged file is as good as none: the part is computed again.
             with suppress(OSError, ValueError):
-                found = json.loads((self.folder / f"{name}.json").read_text())
+                found = json.loads(file.read_text())
         return broadcast_object(found)
 
     def write(self, name: str, value: Any) -> None:
@@ -42,17 +49,17 @@ class Partial:
         Raises:
             RunError: the folder cannot be written.
         """
-        if self.folder and is_main():
-            with replacing(self.folder / f"{name}.json") as file:
+        if (place := self._file(f"{name}.json")) and is_main():
+            with replacing(place) as file:
                 file.write_text(json.dumps(value))
         barrier()
 
     def load(self, name: str) -> dict[str, torch.Tensor] | None:
         """Tensors kept under this name, None where there are none."""
         found = None
-        if self.folder and is_main():
+        if (file := self._file(f"{name}.safetensors")) and is_main():
             with suppress(OSError, SafetensorError):
-                found = load_file(self.folder / f"{name}.safetensors")
+                found = load_file(file)
         return broadcast_object(found)
 
     def save(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -61,16 +68,16 @@ class Partial:
         Raises:
             RunError: the folder cannot be written.
         """
-        if self.folder and is_main():
-            with replacing(self.folder / f"{name}.safetensors") as file:
+        if (place := self._file(f"{name}.safetensors")) and is_main():
+            with replacing(place) as file:
                 save_file({key: value.detach().contiguous() for key, value in tensors.items()}, file)
         barrier()
 
     def forget(self, name: str) -> None:
         """Let go of the tensors kept under this name: what they were kept for is done."""
-        if self.folder and is_main():
+        if (file := self._file(f"{name}.safetensors")) and is_main():
             with suppress(OSError):
-                (self.folder / f"{name}.safetensors").unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
 
     @contextmanager
     def told(self) -> Generator[None]:

@@ -8,6 +8,7 @@ options it takes, with their defaults. `cli/flags.py` lists the same options for
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from unlabeled.protocols.few_labels import low_shot, semi_supervised
 from unlabeled.protocols.neighbors import cliques, edge_ratio, knn, nmi
 from unlabeled.protocols.probes import linear, mlp, svm
 from unlabeled.protocols.published import PUBLISHED, published
-from unlabeled.protocols.request import Request, request
+from unlabeled.protocols.request import Request, one_untrained_network, request
 from unlabeled.protocols.retrieval import retrieval
 from unlabeled.protocols.voc import voc_classification, voc_segmentation
 
@@ -64,6 +65,7 @@ def score(run: Run, protocol: str, asked: Request, options: Mapping[str, Any]) -
     """The numbers of one protocol.
 
     The option `compare`, another run or a list of them, goes with each: their numbers of the same call are under `compared`.
+    Runs that began as the same network are held against one and the same evaluation of it.
 
     Raises:
         ConfigError: an option it does not take.
@@ -78,14 +80,21 @@ def score(run: Run, protocol: str, asked: Request, options: Mapping[str, Any]) -
             known = f"it takes {', '.join(taken)}" if taken else "it takes no options"
             raise ConfigError(f"the protocol {protocol} has no option '{name}': {known}.")
     opened = [run.another(path) for path in others]  # complains before anything is computed
-    scores = PROTOCOLS[protocol](run, asked, **own)
-    compared = {
-        str(other.path): _numbers(
-            other.evaluate(protocol, asked.data, labels=asked.labels, test=asked.test, quick=asked.quick, **own)
+    if not opened:
+        return PROTOCOLS[protocol](run, asked, **own)
+    where = asked.data, asked.labels, asked.test, asked.quick
+    with one_untrained_network(asked.partial.folder):
+        shared = request(run, protocol, *where, own)
+        scores = PROTOCOLS[protocol](
+            run, replace(asked, partial=replace(asked.partial, untrained=shared.partial.untrained)), **own
         )
-        for other in opened
-    }
-    return scores | {"compared": compared} if compared else scores
+        compared = {
+            str(other.path): _numbers(
+                other.evaluate(protocol, asked.data, labels=asked.labels, test=asked.test, quick=asked.quick, **own)
+            )
+            for other in opened
+        }
+    return scores | {"compared": compared}
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from unlabeled.data.sources import open_source
 from unlabeled.distributed import broadcast_object, is_main
 from unlabeled.errors import ConfigError, DataError, UnlabeledError
 from unlabeled.protocols.needs import Layout, needs_of
-from unlabeled.protocols.request import Request
+from unlabeled.protocols.request import Request, one_untrained_network
 from unlabeled.runfolder import require_writable, write_json, write_text
 from unlabeled.visualize.comparison import Comparison, Contender, LeftOut, Row, Score, markdown, page
 
@@ -77,13 +77,16 @@ def evaluate_all(
     there = broadcast_object(available(asked, ground_truth))
     lists = {"ground_truth": there["retrieval"][1], "pca": pca}
     scores: dict[str, dict[str, Measured]] = {name: {} for name in runs}
-    for number, (name, one) in enumerate(runs.items()):
-        for protocol in ordered():
-            options = lists if needs_of(protocol).layout == "retrieval" else {}
-            reason = there[needs_of(protocol).layout][0]
-            scores[name][protocol] = (
-                {"reason": reason} if reason else _measured(one, asked, protocol, f"run{number}-{protocol}", options)
-            )
+    with one_untrained_network(asked.partial.folder if len(runs) > 1 else None):
+        for number, (name, one) in enumerate(runs.items()):
+            for protocol in ordered():
+                options = lists if needs_of(protocol).layout == "retrieval" else {}
+                reason = there[needs_of(protocol).layout][0]
+                scores[name][protocol] = (
+                    {"reason": reason}
+                    if reason
+                    else _measured(one, asked, protocol, f"run{number}-{protocol}", options)
+                )
     found = _comparison(asked, runs, scores)
     result = {**asdict(found), "scores": scores}
     if is_main():
