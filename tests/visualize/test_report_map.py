@@ -117,6 +117,10 @@ def test_the_page_holds_the_data_and_names_stay_text(page: str, facts: ReportFac
     assert "stability 0.30</p>" in page
     assert "Splits differently when the images are clustered again; like <a" in page
     assert "Like <a" in page
+    # What is so of most clusters is said once.
+    unstable = render(replace(facts, clusters=[replace(one, stability=0.2) for one in facts.clusters]))
+    assert unstable.count("split differently when") == 1 and "Splits differently" not in unstable
+    assert f"<p>All of the {CLUSTERS} split differently" in unstable
     ids = [attributes["id"] for _, attributes in outline.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
     assert all((link["href"] or "").removeprefix("#") in ids for link in outline.all("a"))
@@ -221,7 +225,9 @@ def test_the_slider_merges_clusters_as_the_command_does(tab: Page, facts: Report
     tab.wait_for_selector("#merged > li")
     assert tab.locator("#merged > li").count() == 3
     assert tab.locator("#gallery").is_hidden()
-    assert tab.locator("#merge-command").inner_text() == "unlabeled cluster holiday --num-clusters 3"
+    assert (
+        tab.locator("#merge-command").inner_text() == "unlabeled cluster holiday --num-clusters 3 --out clusters-3.csv"
+    )
     groups = facts.atlas.tree.cut(3)
     sizes = np.bincount(groups, weights=facts.atlas.tree.sizes).astype(int)
     for number, card in enumerate(tab.locator("#merged > li").all_inner_texts()):

@@ -89,7 +89,7 @@ def cluster(
         if len(rows) > CLUSTERED_SHOWN:
             elsewhere = (
                 "clusters.csv in the run's folder has them all"
-                if data is None
+                if data is None and num_clusters is None
                 else "write them all with --out FILE.csv"
             )
             output.print(f"… and {len(rows) - CLUSTERED_SHOWN:,} more: {elsewhere}", markup=False)

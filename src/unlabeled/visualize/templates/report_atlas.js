@@ -170,7 +170,7 @@
     groups = cut(wanted);
     document.getElementById("merge-count").textContent = isMerged() ? `${wanted} of ${sizes.length}` : `all ${sizes.length}`;
     // Broken between words only, and copied as one line.
-    const words = `unlabeled cluster ${data.run} --num-clusters ${wanted}`.split(" ");
+    const words = `unlabeled cluster ${data.run} --num-clusters ${wanted} --out clusters-${wanted}.csv`.split(" ");
     document.getElementById("merge-command").replaceChildren(...words.flatMap((word, i) => [i ? " " : "", make("span", { textContent: word })]));
     if (gallery) {
       gallery.hidden = isMerged();
