@@ -29,7 +29,7 @@ def loss_and_gradient(function, z: torch.Tensor, *rest, **named) -> tuple[float,
     return loss.item(), z.grad
 
 
-@pytest.mark.parametrize("temperature", [0.07, 0.01, 1.0])
+@pytest.mark.parametrize("temperature", [0.07, 0.01, 0.003, 1.0])
 @pytest.mark.parametrize("near", [0.0, 1.0, 10.0])
 @pytest.mark.parametrize("scores", [32, 32 * 7, 2**30])
 def test_it_is_the_plain_softmax(monkeypatch: pytest.MonkeyPatch, temperature: float, near: float, scores: int) -> None:
@@ -38,7 +38,9 @@ def test_it_is_the_plain_softmax(monkeypatch: pytest.MonkeyPatch, temperature: f
     wanted, gradient = loss_and_gradient(nonparametric_softmax, z.double(), bank.double(), index, temperature)
     found, ours = loss_and_gradient(bank_softmax, z, bank, index, temperature, precision="float32")
     assert found == pytest.approx(wanted, rel=1e-5, abs=2e-5)
-    torch.testing.assert_close(ours.double(), gradient, rtol=1e-4, atol=1e-5)
+    # The rounding of a score grows with 1 / t, and so does the gradient of one.
+    rounding = 1e-5 * max(1, (0.01 / temperature) ** 2)
+    torch.testing.assert_close(ours.double(), gradient, rtol=1e-4, atol=rounding)
 
 
 @pytest.mark.parametrize("near", [0.0, 1.0, 10.0])

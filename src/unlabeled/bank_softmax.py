@@ -7,9 +7,9 @@ For z [B, D] and a bank V [N, D], both with rows of length one, the loss of row 
     l_i = log sum_j exp(s_ij) - s_iy,    s = z V^T / t,    dl_i / dz_i = (sum_j p_ij v_j - v_y) / t,    p = softmax(s)
 
 The sum and the gradient need the same exponentials, so one pass over the bank in chunks that stay in cache gives both:
-the forward pass makes the gradient and the backward pass only scales it. Because |s| <= 1 / t no running maximum
-is needed. In bfloat16 the products round; each image's own term, the only one that is large by itself once training
-has begun, is taken in float32.
+the forward pass makes the gradient and the backward pass only scales it. Because |s| <= 1 / t no maximum is needed, unless
+t is below 1/60: then one more pass finds it. In bfloat16 the products round; each image's own term, the only one that is
+large by itself once training has begun, is taken in float32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCORES_CPU = 2**20
 SCORES_GPU = 2**23
 """Scores held at once on a GPU: 16 MB in bfloat16, enough to fill it and within its second-level cache."""
 LARGEST_EXPONENT = 60.0
-"""exp(60) times ten million rows is far from the largest float32; larger scores are shifted down."""
+"""exp(60) times ten million rows is far from the largest float32; where scores can be larger they are shifted down."""
 
 
 def bank_softmax(
@@ -56,15 +56,17 @@ class _BankSoftmax(torch.autograd.Function):
         wide = torch.promote_types(dtype, torch.float32)
         outputs, own_rows = z.detach().to(wide), bank[index].to(wide)
         own = (outputs * own_rows).sum(dim=1) / temperature
-        shift = max(1 / temperature - LARGEST_EXPONENT, 0.0)
-        total, mean = _accumulate((outputs / temperature).to(dtype), bank, index, shift, ctx.needs_input_grad[0])
-        own_weight = (own - shift).exp()
+        scaled = (outputs / temperature).to(dtype)
+        shift = _shift(scaled, bank) if 1 / temperature > LARGEST_EXPONENT else None
+        total, mean = _accumulate(scaled, bank, index, shift, ctx.needs_input_grad[0])
+        subtracted = 0.0 if shift is None else shift[:, 0].to(wide)
+        own_weight = (own - subtracted).exp()
         total += own_weight
         if ctx.needs_input_grad[0]:
             mean += own_weight[:, None] * own_rows
             gradient = (mean / total[:, None] - own_rows) / (temperature * len(z))
             ctx.save_for_backward(gradient.to(z.dtype))
-        return (total.log() + shift - own).mean()
+        return (total.log() + subtracted - own).mean()
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore
@@ -72,21 +74,33 @@ class _BankSoftmax(torch.autograd.Function):
         return grad_output * gradient, None, None, None, None
 
 
+def _shift(scaled: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+    # What brings the largest score of each row down to the exponent allowed, [B, 1], at least 0.
+    length = _chunk(len(scaled), bank)
+    largest = [(scaled @ rows.to(scaled.dtype).T).amax(dim=1) for rows in bank.split(length)]
+    return (torch.stack(largest, dim=1).amax(dim=1, keepdim=True) - LARGEST_EXPONENT).clamp_(min=0)
+
+
+def _chunk(batch: int, bank: torch.Tensor) -> int:
+    # Rows of the bank whose scores are held at once.
+    return min(len(bank), max((SCORES_CPU if bank.device.type == "cpu" else SCORES_GPU) // batch, 1))
+
+
 def _accumulate(
-    scaled: torch.Tensor, bank: torch.Tensor, index: torch.Tensor, shift: float, with_gradient: bool
+    scaled: torch.Tensor, bank: torch.Tensor, index: torch.Tensor, shift: torch.Tensor | None, with_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     # Sums over all rows but each image's own: weights exp(s - shift) [B], and weights times rows [B, D].
     batch, dims = scaled.shape
     wide = torch.promote_types(scaled.dtype, torch.float32)
     total = torch.zeros(batch, dtype=wide, device=scaled.device)
     mean = torch.zeros(batch, dims, dtype=wide, device=scaled.device)
-    length = min(len(bank), max((SCORES_CPU if bank.device.type == "cpu" else SCORES_GPU) // batch, 1))
+    length = _chunk(batch, bank)
     scores = torch.empty(batch * length, dtype=scaled.dtype, device=scaled.device)
     order = torch.arange(batch, device=scaled.device)
     for start in range(0, len(bank), length):
         rows = bank[start : start + length].to(scaled.dtype)
         weights = torch.mm(scaled, rows.T, out=scores[: batch * len(rows)].view(batch, len(rows)))
-        if shift:
+        if shift is not None:
             weights.sub_(shift)
         weights.exp_()
         position = index - start

@@ -60,6 +60,20 @@ def test_votes_are_the_formula_of_the_paper(precision: str) -> None:
     assert result.nearest.tolist() == exact.argmax(axis=1).tolist()
 
 
+@pytest.mark.parametrize("temperature", [0.02, 0.012, 0.005, 0.001])
+def test_the_sharpest_votes_are_right_where_their_weights_are_no_float32(temperature: float) -> None:
+    train, test = rows(900, 16, "train", 12, 1.0), rows(200, 16, "test", 12, 1.0)
+    labels = torch.randint(12, (900,), generator=generator(0, "labels"))
+    exact = cosines(train, test)
+    wanted = np.zeros((200, 12))
+    for i, scores in enumerate(exact):
+        for j in np.argsort(-scores, kind="stable")[:30]:
+            wanted[i, labels[j]] += np.exp((scores[j] - scores.max()) / temperature)
+    result = weighted_knn(train, labels, test, k=30, temperature=temperature, num_classes=12)
+    assert result.votes.isfinite().all()
+    assert result.prediction.tolist() == wanted.argmax(axis=1).tolist()
+
+
 def test_length_of_rows_does_not_matter() -> None:
     train, test = rows(400, 8, "train"), rows(20, 8, "test")
     labels = torch.arange(400) % 5

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "float32", "bfloat16"]
 SCORES = 2**25
 """Scores held at once, 64 MB in bfloat16: larger products are no faster."""
+LARGEST_EXPONENT = 60.0
+"""exp(60) times ten million voters is far from the largest float32."""
 QUERIES = 256
 """Test rows scored at once at most: more would not be faster."""
 SAMPLED = 16
@@ -59,7 +61,7 @@ class Votes:
     """Outcome of a weighted vote."""
 
     votes: torch.Tensor
-    """Sum of the weights of each class, float32 [M, C]."""
+    """Sum of the weights of each class, float32 [M, C]; of a row whose weights would overflow, all times one factor."""
     prediction: torch.Tensor
     """Class with the most weight, the smaller id where two are equal, int64 [M]."""
     nearest: torch.Tensor
@@ -125,7 +127,9 @@ def weighted_knn(
     if not temperature > 0:
         raise DataError(f"temperature must be above 0, got {temperature}; the papers use 0.07 or 0.1.")
     index, similarity = _search(train, test, k, precision)
-    weights = (similarity / temperature).exp()
+    # At temperatures below 1/60 a weight may be more than a float32 holds; the vote is decided by their ratios.
+    shift = (similarity.amax(dim=1, keepdim=True) - LARGEST_EXPONENT * temperature).clamp(min=0)
+    weights = ((similarity - shift) / temperature).exp()
     votes = weights.new_zeros((len(test), num_classes))
     votes.scatter_add_(1, train_labels.long().to(index.device)[index], weights)
     # The first of equal votes wins: `argmax` alone does not say which of several maxima it returns.
