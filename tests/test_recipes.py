@@ -51,6 +51,9 @@ def test_sizes_go_together():
     config = configure("default", PHOTOS, {"image_size": 128})
     assert (config.image_size, config.store_size, config.resize) == (128, 256, 144)
     assert configure("default", PHOTOS, {"image_size": 128, "resize": 200}).resize == 200
+    given = {"image_size": 128}
+    configure("default", PHOTOS, given)
+    assert given == {"image_size": 128}, "what the caller gave may serve the next recipe too"
 
 
 def test_paper_deepcluster_is_the_paper():

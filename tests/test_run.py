@@ -20,8 +20,9 @@ from PIL import Image
 
 import unlabeled
 from pictures import SETTINGS, Trained, pictures, write_pictures
-from unlabeled import checkpoint
+from unlabeled import checkpoint, features
 from unlabeled.errors import ConfigError, DataError, RunError
+from unlabeled.images import make_loader
 from unlabeled.run import Run
 
 
@@ -341,3 +342,11 @@ def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
     events = EventAccumulator(str(folder))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_a_rank_without_images_knows_how_long_features_are(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = unlabeled.load(trained.run, device="cpu")
+    loader = make_loader(run.record.open(trained.photos), run.config, torch.device("cpu"))
+    monkeypatch.setattr(features, "shard", lambda count: slice(count, count))
+    assert features.embed(run.backbone, loader).shape == (0, run.backbone.feature_dim)
+    assert features.embed(run.backbone, loader, torch.empty(0, dtype=torch.int64)).shape == (0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ import unlabeled
 from pictures import pictures
 from ranks import on_two_ranks
 from runs import SMALL, assert_same_run, final_tensors, train_with_stops
-from unlabeled import checkpoint
+from unlabeled import checkpoint, session
 from unlabeled.errors import DataError, RunError
 from unlabeled.journal import read
+from unlabeled.runfolder import RunFolder
+from unlabeled.training import Meter
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,50 @@ def test_resuming_other_images_is_refused(data: Path, tmp_path: Path):
 def test_an_existing_run_is_refused_unless_told(whole: Path, data: Path):
     with pytest.raises(RunError, match="already holds a run"):
         unlabeled.train(data, whole, **SMALL)
+
+
+def test_going_on_with_a_run_is_asked_for_as_it_was_begun(whole: Path, data: Path, tmp_path: Path):
+    ask = {"cache": whole.parent / "cache", "if_exists": "resume"}
+    assert len(unlabeled.train(data, whole, **ask, **SMALL).history) == 3
+    assert len(unlabeled.train(data, whole, **ask).history) == 3, "what is not given is as it was"
+    for wrong, said in (
+        ({"epochs": 7}, "was begun with epochs = 3 and epochs = 7 is asked for now"),
+        ({"recipe": "small_pic"}, "recipe = default and recipe = small_pic"),
+        ({"labels": "folder"}, "labels = None and labels = folder"),
+    ):
+        with pytest.raises(RunError, match=said):
+            unlabeled.train(data, whole, **ask, **wrong)
+    with pytest.raises(RunError, match=r"stripes\.npy and data = .*other\.npy"):
+        unlabeled.train(tmp_path / "other.npy", whole, **ask)
+
+
+def test_no_rank_goes_on_before_an_earlier_run_is_gone(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    seen: list[tuple[bool, bool]] = []
+    run = RunFolder(out)
+    monkeypatch.setattr(session, "barrier", lambda: seen.append((run.checkpoints.exists(), run.config.exists())))
+    session.begin(run, str(data), "default", None, "cpu", tmp_path / "cache", dict(SMALL))
+    assert seen == [(False, True)]
+
+
+def test_dropped_images_are_not_counted_as_trained_on(data: Path, tmp_path: Path):
+    run = unlabeled.train(data, tmp_path / "run", cache=tmp_path / "cache", **SMALL | {"epochs": 1, "batch_size": 50})
+    assert run.history[0]["images_per_second"] * run.history[0]["seconds"] == pytest.approx(50, rel=0.05)
+
+
+def test_another_number_of_processes_goes_on_where_the_first_stopped(capsys: pytest.CaptureFixture[str]):
+    one = Meter(1, 9, images=216, loss_sum=18.0, batch=24)
+    assert one.on(24) == one
+    two = one.on(48)
+    # 216 images were shown: five steps of 48 are the first that are no fewer.
+    assert (two.epoch, two.step, two.batch, two.images) == (1, 5, 48, 216)
+    assert two.mean_loss() == pytest.approx(one.mean_loss())
+    assert "steps took 24 images in all and now take 48" in capsys.readouterr().err
+    assert Meter(1, 1, batch=4).on(400).step == 1, "an epoch that was begun is not begun again"
+    assert Meter(1, 9).on(24) == Meter(1, 9, batch=24), "checkpoints of earlier versions do not say"
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(data: Path, tmp_path: Path):

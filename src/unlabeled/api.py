@@ -57,6 +57,7 @@ def train(
     device = session.prepare_device(device)
     with process_group(device):
         if if_exists == "resume" and RunFolder(Path(out)).exists:
+            session.same_request(RunFolder(Path(out)), str(data), recipe, labels, settings)
             return resume(out, device=device)
         with _place(out, if_exists) as run:
             begun = session.begin(run, str(data), recipe, labels, device, cache, settings, tensorboard)

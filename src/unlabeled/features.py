@@ -58,7 +58,9 @@ def embed(
         Interrupted: `stop()` became true.
     """
     asked = torch.arange(len(loader.store)) if index is None else index.cpu()
-    rows = asked[shard(len(asked))]
+    own = asked[shard(len(asked))]
+    # A rank without images looks at one of another's: it still has to know how long their features are.
+    rows = own if len(own) else asked[:1]
     features: torch.Tensor | None = None
     done, begun = 0, time.monotonic()
     with evaluation_mode(backbone), progress.bar(title, len(rows)) as update:
@@ -72,9 +74,7 @@ def embed(
             features[done : done + len(output)] = output.float().cpu()
             done += len(output)
             update(done, f"{done / (time.monotonic() - begun):,.0f} images/s")
-    if features is None:
-        return torch.zeros(0, 0)
-    return features
+    return torch.zeros(0, 0) if features is None else features[: len(own)]
 
 
 def allocate(count: int, dims: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
+from safetensors.torch import load_file
 
 from unlabeled import assignments, checkpoint, progress
 from unlabeled.catalogue import Catalogue
@@ -94,7 +95,10 @@ class Run:
 
     def untrained_backbone(self) -> Backbone:
         """The same network as it was before the first step: the baseline every score is held against."""
-        return build_network(self.config, self.record.channels).to(torch_device(self._device)).eval()
+        backbone = build_network(self.config, self.record.channels)
+        if self.folder.start.is_file():
+            backbone.load_state_dict(load_file(self.folder.start))
+        return backbone.to(torch_device(self._device)).eval()
 
     @cached_property
     def method(self) -> Method:
@@ -193,11 +197,7 @@ class Run:
         loader = make_loader(store, self.config, device)
         dtype = resolve_precision(precision or self.config.precision, device)
         network = backbone or self.backbone
-        rows = embed(network, loader, dtype=dtype, batch_size=2 * self.config.batch_size, title=title)
-        if not len(rows):
-            # Fewer images than processes: this one has none of them.
-            rows = torch.zeros(0, network.feature_dim)
-        return all_gather_rows(rows)
+        return all_gather_rows(embed(network, loader, dtype=dtype, batch_size=2 * self.config.batch_size, title=title))
 
     def embed(
         self, data: str | Path, out: str | Path | None = None, *, precision: Precision | None = None

@@ -143,6 +143,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def start(self) -> Path:
+        """The backbone before the first step where its weights came from the data; elsewhere the seed makes it again."""
+        return self.path / "start.safetensors"
+
+    @property
     def snapshots(self) -> Path:
         """Copies of the run after some epochs, each a run folder of its own; only where they were asked for."""
         return self.path / "snapshots"
@@ -253,7 +258,7 @@ class RunFolder:
             RunError: a file cannot be removed.
         """
         # The configuration first: without it nobody takes the rest for a run.
-        files = (self.config, self.data, self.environment, self.journal, self.features, self.imported)
+        files = (self.config, self.data, self.environment, self.journal, self.start, self.features, self.imported)
         tables = (self.clusters, self.scores, self.skipped, self.report, self.stability)
         seen = (self.projection, self.statistics, self.inside)
         try:

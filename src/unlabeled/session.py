@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from unlabeled import catalogue, progress
 from unlabeled.allocator import use_big_pages_allocator
@@ -34,7 +35,7 @@ from unlabeled.recipes import configure
 from unlabeled.recipes.effect import without_effect
 from unlabeled.recipes.sizing import clusters_for
 from unlabeled.run import Run
-from unlabeled.runfolder import RunFolder, environment, write_csv, write_json, write_text
+from unlabeled.runfolder import RunFolder, environment, replacing, write_csv, write_json, write_text
 from unlabeled.signals import stop_on_signals
 from unlabeled.training import Evaluator, train
 from unlabeled.weights.importing import read_weights, record_without_images
@@ -118,6 +119,26 @@ def begin(
     return store, config, ids
 
 
+def same_request(run: RunFolder, data: str, recipe: str, labels: str | None, settings: dict[str, Any]) -> None:
+    """Refuse to go on with a run that was begun otherwise than is asked for now; what is not given is not compared.
+
+    Raises:
+        RunError: other images, another recipe, other labels, or a setting with another value.
+        ConfigError: settings that do not fit the run.
+    """
+    config, record = Config.load(run.config), DataRecord.read(run)
+    asked = config.replace(**settings)
+    pairs = [("data", str(Path(record.data).resolve()), str(Path(data).resolve())), ("labels", record.labels, labels)]
+    pairs += [("recipe", config.recipe, recipe if recipe != "default" else None)]
+    pairs += [(name, getattr(config, name), getattr(asked, name)) for name in settings]
+    for name, begun, wanted in pairs:
+        if wanted is not None and wanted != begun:
+            raise RunError(
+                f"{run.path} was begun with {name} = {begun} and {name} = {wanted} is asked for now, where a resumed run keeps "
+                "what it began with: leave it out, or begin anew with `--if-exists replace`."
+            )
+
+
 def reopen(run: RunFolder) -> tuple[ImageStore, Config, torch.Tensor | None]:
     """What `begin` gave, from the files of the run.
 
@@ -177,10 +198,8 @@ def execute(
         evaluators.append(Monitor(method, labels, config))
     loader = make_loader(store, config, torch_device(device))
     if config.data_init:
-        # Evenly spaced: neighbours in a folder are often alike. A checkpoint, if there is one, overwrites this.
-        index = torch.linspace(0, len(store) - 1, min(len(store), DATA_INIT_VIEWS)).long()
-        _, view = next(iter(loader.center_batches(index, DATA_INIT_VIEWS)))
-        start_from_data(method.backbone.to(loader.device), view, config.seed)
+        # A checkpoint, if there is one, overwrites this.
+        first_weights(run, method.backbone, loader, config.seed)
     try:
         with stop_on_signals() as stop:
             train(method, loader, config, run, evaluators, stop=stop)
@@ -196,6 +215,23 @@ def execute(
         raise Interrupted(f"Stopped and saved; continue with `unlabeled resume {typed(run.path)}`.") from None
     except KeyboardInterrupt:
         raise Interrupted(f"Stopped; {kept}. Continue with `unlabeled resume {typed(run.path)}`.") from None
+
+
+def first_weights(run: RunFolder, backbone: Backbone, loader: Loader, seed: int) -> None:
+    """Start `backbone` from the data, and keep what it starts with: every score is held against it later."""
+    is_kept = run.start.is_file()
+    barrier()  # every rank has looked before one of them writes
+    if is_kept:
+        backbone.load_state_dict(load_file(run.start))
+        return
+    # Evenly spaced: neighbours in a folder are often alike.
+    count = len(loader.store)
+    index = torch.linspace(0, count - 1, min(count, DATA_INIT_VIEWS)).long()
+    _, view = next(iter(loader.center_batches(index, DATA_INIT_VIEWS)))
+    start_from_data(backbone.to(loader.device), view, seed)
+    if is_main():
+        with replacing(run.start) as partial:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in backbone.state_dict().items()}, partial)
 
 
 def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Config) -> None:

@@ -7,9 +7,10 @@ The loop is the table of contents: rewrite the table, draw, predict, step, rewri
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def train(
                 keep_assignment(method, epoch, config, run)
                 optimizer.adopt(method.head)
             network, order = wrap(method, config), method.draw(epoch)
-            steps = len(order) // (config.batch_size * world_size())
+            steps = len(order) // meter.batch
             with progress.bar(meter.title(config.epochs, journal.records), steps) as update:
                 for index, view in loader.train_batches(order, epoch, config.batch_size, start_step=meter.step):
                     torch.manual_seed(seed_from(config.seed, "dropout", epoch, meter.step, rank()))
@@ -85,15 +86,20 @@ def train(
                     loss = method.loss(z.float(), target)
                     optimizer.step(loss, last=meter.step + 1 == steps)
                     method.after_step(index, z.detach())
-                    meter.add(loss, config.batch_size * world_size())
+                    meter.add(loss)
                     update(meter.step, meter.note())
                     saver.save_if_due(meter, stop)
             journal.write(finish_epoch(method, meter, config, evaluators, features, journal.records))
-            meter = Meter(epoch + 1)
+            meter = Meter(epoch + 1, batch=meter.batch)
             saver.keep_if_due(meter)
             saver.save_if_due(meter, stop)
     saver.save(meter)
     return journal.records
+
+
+def global_batch(config: Config) -> int:
+    """Images of a step, all ranks together."""
+    return config.batch_size * world_size()
 
 
 def keep_assignment(method: Method, epoch: int, config: Config, run: RunFolder) -> None:
@@ -161,18 +167,32 @@ class Meter:
     images: int = 0
     loss_sum: float | torch.Tensor = 0.0
     elapsed: float = 0.0
+    batch: int = 0
+    """Images a step, all ranks together; 0 is unknown, as in checkpoints of earlier versions."""
 
     def __post_init__(self) -> None:
         self._begun = time.monotonic()
         self._shown = 0.0
         self._note = ""
 
-    def add(self, loss: torch.Tensor, images: int) -> None:
+    def on(self, batch: int) -> Meter:
+        """The same place in the epoch where steps take `batch` images: a run may be resumed on more or fewer processes."""
+        if not self.batch or self.batch == batch:
+            return replace(self, batch=batch)
+        progress.say(
+            f"Note: steps took {self.batch:,} images in all and now take {batch:,} (batch_size times processes), so this is no "
+            "longer the run that was begun."
+        )
+        # Rounded up: no image is shown twice, and an epoch that was begun is not begun again.
+        step = math.ceil(self.step * self.batch / batch)
+        return replace(self, batch=batch, step=step, loss_sum=self.loss_sum * step / max(self.step, 1))
+
+    def add(self, loss: torch.Tensor) -> None:
         """Count one step."""
         # Kept on the device: reading it every step would make a GPU wait.
         self.loss_sum = self.loss_sum + loss.detach().double()
         self.step += 1
-        self.images += images
+        self.images += self.batch
 
     def total_loss(self) -> float:
         """Sum of the losses of the steps so far, mean over ranks."""
@@ -228,7 +248,7 @@ class Saver:
         """Load the newest whole checkpoint into method and optimizer; a fresh `Meter` where there is none."""
         found = checkpoint.load(self.run.checkpoints)
         if found is None:
-            return Meter()
+            return Meter(batch=global_batch(self.config))
         for damage in found.damaged:
             progress.say(f"Warning: {damage} Going on from the checkpoint before it, {found.path.name}.")
         if found.epoch < self.config.epochs:
@@ -242,7 +262,7 @@ class Saver:
                 f"{found.path} does not fit {self.run.config}: the configuration was changed, or another version of this program "
                 "wrote it; put it back as it was, or begin anew with `--if-exists replace`."
             ) from None
-        return Meter(found.epoch, found.step, **found.extra)
+        return Meter(found.epoch, found.step, **found.extra).on(global_batch(self.config))
 
     def save(self, meter: Meter) -> None:
         """Write a checkpoint now, on the first rank; the others wait, so that no rank outruns a failed write."""
@@ -263,9 +283,9 @@ class Saver:
             copy.make()
         self._write(copy.checkpoints, meter)
         if is_main():
-            for name in (self.run.data.name, self.run.environment.name):
+            for name in (self.run.data.name, self.run.environment.name, self.run.start.name):
                 if (self.run.path / name).is_file():
-                    write_text(copy.path / name, (self.run.path / name).read_text())
+                    shutil.copyfile(self.run.path / name, copy.path / name)
             # A run that was asked for so many epochs; with its configuration, written last, the copy is whole.
             config = self.config.replace(epochs=meter.epoch, snapshot_every=0)
             write_text(copy.config, config.model_dump_json(indent=2) + "\n")
@@ -276,7 +296,7 @@ class Saver:
         if is_main():
             tensors = {f"method.{name}": value for name, value in self.method.state_dict().items()}
             tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.state_tensors().items()}
-            extra = {"images": meter.images, "loss_sum": loss_sum, "elapsed": meter.seconds()}
+            extra = {"images": meter.images, "loss_sum": loss_sum, "elapsed": meter.seconds(), "batch": meter.batch}
             checkpoint.save(folder, meter.epoch, meter.step, tensors, keep=self.config.keep_checkpoints, extra=extra)
 
     def save_if_due(self, meter: Meter, stop: Stop) -> None:

@@ -75,7 +75,7 @@ def configure(name: str, facts: DataFacts, changes: dict[str, Any]) -> Config:
         name = {"nat": "small_nat", "instance": "small_instance", "supervised": "small_supervised"}.get(
             str(changes.get("method")), name
         )
-    config = RECIPES[name](facts)
+    config, changes = RECIPES[name](facts), dict(changes)
     size = changes.get("image_size")
     if isinstance(size, int):
         # The sizes go together: one that was not named follows, in the recipe's proportion.
