@@ -102,7 +102,7 @@ def load(folder: Path) -> Checkpoint | None:
         return checkpoint
     if damaged:
         raise RunError(
-            f"every checkpoint in {folder} is damaged ({'; '.join(damaged)}) start again with `--if-exists replace`."
+            f"every checkpoint in {folder} is damaged ({'; '.join(damaged)}); start again with `--if-exists replace`."
         )
     return None
 

@@ -163,6 +163,28 @@ def test_the_feature_can_be_read_after_its_relu():
     assert torch.equal(one.labels, two.labels)
 
 
+def test_the_head_expects_what_the_network_gives_whatever_clustering_clamps():
+    features, _ = clumps(240)
+    bare = method(240, feature="after_relu", head="no_relu")
+    # As the network does: rows of its own each time, which clustering may overwrite.
+    bare.before_epoch(0, features)
+    energy = 1 + float(features.rows.double().square().sum(1).mean())
+    assert float(bare.head.stable_lr) == pytest.approx(bare.config.num_clusters / energy)
+
+
+def test_weights_by_cluster_follow_the_clustering():
+    features, _ = clumps(240)
+    weighted = method(240, sampling="weighted", reassign_every=1)
+    z, index = torch.randn(20, 8, generator=generator(0)), torch.arange(20)
+    for epoch, rows in enumerate((features, Features(features.rows[:, :2].exp()))):
+        weighted.before_epoch(epoch, rows)
+        found = weighted.loss(z, weighted.targets(index, z))
+        terms = torch.nn.functional.cross_entropy(z, weighted.labels[:20], reduction="none")
+        sizes = torch.bincount(weighted.labels, minlength=8)
+        share = 240 / (int((sizes > 0).sum()) * sizes[weighted.labels[:20]])
+        assert float(found) == pytest.approx(float((share * terms).mean()), rel=1e-5)
+
+
 def test_the_head_without_relu_reads_negative_features():
     plain, bare = method(40), method(40, head="no_relu")
     features = torch.randn(3, plain.backbone.feature_dim)
@@ -229,6 +251,10 @@ def test_first_weights_may_come_from_the_data(tmp_path: Path):
     run = unlabeled.train(
         tmp_path / "d.npy", tmp_path / "run", cache=tmp_path / "cache", epochs=1, data_init=True, lr=1e-12, **SMALL
     )
+    for name, tensor in run.untrained_backbone().state_dict().items():
+        # What scores are held against is what training began with.
+        if name.endswith("weight"):
+            torch.testing.assert_close(tensor, run.backbone.state_dict()[name], rtol=1e-4, atol=1e-6)
     seen: list[torch.Tensor] = []
     first = next(part for part in run.backbone.modules() if isinstance(part, torch.nn.Conv2d))
     first.register_forward_hook(lambda _, __, output: seen.append(output.clone()))

@@ -103,8 +103,15 @@ def test_kept_singletons_are_clusters_and_attached_ones_are_not():
 
 
 def test_nothing_but_singletons_is_said_in_words():
-    with pytest.raises(DataError, match=r"left every one of 60 images alone.* raise bandwidth"):
+    with pytest.raises(DataError, match=r"left every one of 60 images alone.* or bandwidth \(now 0.001\)"):
         method(60, singletons="drop", bandwidth=1e-3).before_epoch(
+            0, lambda index=None: torch.randn(60, 6, generator=generator(0))
+        )
+    # Where each names one other there is no triangle.
+    with pytest.raises(
+        DataError, match=r"cliques left every one of 60 images alone.* raise graph_neighbors \(now 1\)\.$"
+    ):
+        method(60, clustering="cliques", graph_neighbors=1).before_epoch(
             0, lambda index=None: torch.randn(60, 6, generator=generator(0))
         )
     with pytest.raises(ConfigError, match=r"graph_neighbors \(5\) must be below .* \(5\)"):

@@ -176,4 +176,6 @@ def _text(name: str, value: Any) -> str:
         return "-"
     if isinstance(value, float) and name not in RATES:
         return f"{100 * value:.1f} %"
+    if isinstance(value, int):
+        return f"{value:,}"
     return value if isinstance(value, str) else f"{value:.4g}"

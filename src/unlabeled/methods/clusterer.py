@@ -109,7 +109,12 @@ class Clusterer:
         if int(labels.max()) < 0:
             raise DataError(
                 f"{config.clustering} left every one of {len(labels):,} images alone, so there is nothing to learn: raise "
-                f"bandwidth (now {config.bandwidth:g}) or graph_neighbors (now {config.graph_neighbors}), or attach singletons."
+                f"graph_neighbors (now {config.graph_neighbors})"
+                + (
+                    "."
+                    if config.clustering == "cliques"
+                    else f", or bandwidth (now {config.bandwidth:g}), or attach singletons."
+                )
             )
         return Found(labels, int(labels.max()) + 1, numbers)
 

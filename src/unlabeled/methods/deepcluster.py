@@ -62,6 +62,7 @@ class DeepCluster(Method):
         self.register_buffer("labels", torch.full((num_images,), -1, dtype=torch.int64))
         self.register_buffer("statistics", torch.full((len(STATISTICS),), UNKNOWN, dtype=torch.float64))
         self.register_buffer("predicted", torch.zeros(config.num_clusters, dtype=torch.int64))
+        self._weights: torch.Tensor | None = None
 
     @property
     def images_per_epoch(self) -> int:
@@ -77,6 +78,7 @@ class DeepCluster(Method):
         """Take over what `state_dict` gave; the head becomes as wide as the stored one."""
         self.head = self._fresh_head(-1, len(state_dict["head.linear.weight"])).to(self.labels.device)
         self.predicted = self.predicted.new_zeros(len(state_dict["predicted"]))
+        self._weights = None
         return super().load_state_dict(state_dict, strict, assign)
 
     def before_epoch(self, epoch: int, embed: Embed) -> None:
@@ -89,7 +91,8 @@ class DeepCluster(Method):
             return
         chosen = None if self.config.subset_mode == "mismatched" else self._subset(epoch)
         features = embed(chosen)
-        some = all_gather_rows(features[:STATISTICS_ROWS])[:STATISTICS_ROWS]
+        # A copy, because clustering may clamp the features in place.
+        some = all_gather_rows(features[:STATISTICS_ROWS])[:STATISTICS_ROWS].clone()
         numbers = health.feature_statistics(some)
         zeros = (features[:STATISTICS_ROWS] <= 0).double().mean().reshape(1)
         numbers["zeros_after_relu"] = float(all_gather_rows(zeros).mean())
@@ -102,6 +105,7 @@ class DeepCluster(Method):
             numbers["chance_loss"] = min(numbers["chance_loss"], math.log(self.config.loss_subset))
         self.statistics.copy_(torch.tensor([numbers.get(name, UNKNOWN) for name in STATISTICS]))
         self.labels.copy_(labels)
+        self._weights = None
         head = self._fresh_head(epoch, found.num_clusters)
         head.expect(some)
         self.head = head.to(self.labels.device)
@@ -134,8 +138,10 @@ class DeepCluster(Method):
         if self._top.classes is not None:
             return restricted_loss(self._top, z, target)
         if self.config.sampling == "weighted":
-            weights = samplers.cluster_weights(self.labels, self._top.linear.out_features)
-            return losses.weighted_cross_entropy(z, target, weights)
+            if self._weights is None:
+                # Once a clustering: counting a million labels takes as long as a step.
+                self._weights = samplers.cluster_weights(self.labels, self._top.linear.out_features)
+            return losses.weighted_cross_entropy(z, target, self._weights)
         return losses.cross_entropy(z, target)
 
     def after_step(self, index: torch.Tensor, z: torch.Tensor) -> None:

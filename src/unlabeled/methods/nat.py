@@ -199,9 +199,9 @@ class NoiseAsTargets(Method):
                 offered = torch.cat([held[group], spare])
                 images.append(group)
                 places.append(offered[assign_full(-self.scores(z[group], offered))])
-                update(done)
+                update(done, "")
         device = self.code_index.device
-        self._rewrite(*(all_gather_rows(torch.cat(part).to(device)) for part in (images, places)))
+        self._rewrite(all_gather_rows(torch.cat(images).to(device)), all_gather_rows(torch.cat(places).to(device)))
 
     def _rewrite(self, images: torch.Tensor, places: torch.Tensor) -> None:
         # The same on every rank.
