@@ -16,6 +16,7 @@ from unlabeled import catalogue
 from unlabeled.catalogue import Catalogue, build, neighbor_spread, reference_rows
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError, RunError, UnlabeledError
+from unlabeled.features import allocate
 from unlabeled.run import Run
 
 CONFIG = Config(num_clusters=5, pca_dims=8, seed=3)
@@ -76,9 +77,9 @@ def test_the_reference_bounds_the_work_and_changes_little(monkeypatch: pytest.Mo
     assert len(rows) == 60 and rows[0] == 0 and (rows.diff() == 5).all()
     distances = plain_distances(unit, unit).fill_diagonal_(9)[:, rows]
     wanted = distances.sort(1).values[:, : catalogue.NEIGHBORS].mean(1)
-    found = neighbor_spread(unit, torch.arange(300))
+    found = neighbor_spread(unit, slice(0, 300))
     torch.testing.assert_close(found.double(), wanted, atol=1e-3, rtol=0)
-    parts = [neighbor_spread(unit, part) for part in torch.arange(300).split(130)]
+    parts = [neighbor_spread(unit, slice(begin, begin + 130)) for begin in (0, 130, 260)]
     torch.testing.assert_close(torch.cat(parts), found)
     small = build(blobs(300), CONFIG)
     assert small.assign(blobs(500, seed=4)).unlike.float().mean() < 0.06
@@ -92,9 +93,9 @@ def test_reference_of_many_rows_is_even():
 
 def test_duplicates_are_neighbours_and_the_image_itself_is_not():
     unit = normalize(blobs(10), dim=1).repeat(8, 1)
-    assert (neighbor_spread(unit, torch.arange(80)) < catalogue.FLOAT_NOISE).all()
-    assert (neighbor_spread(unit[:10], torch.arange(10)) > 0.01).all()
-    assert neighbor_spread(unit[:1], torch.arange(1)).tolist() == [0]
+    assert (neighbor_spread(unit, slice(0, 80)) < catalogue.FLOAT_NOISE).all()
+    assert (neighbor_spread(unit[:10], slice(0, 10)) > 0.01).all()
+    assert neighbor_spread(unit[:1], slice(0, 1)).tolist() == [0]
 
 
 def test_one_in_a_hundred_of_the_familiar_is_flagged_and_nearly_all_of_the_strange():
@@ -154,6 +155,26 @@ def test_written_and_read_back_is_the_same(made: Catalogue, tmp_path: Path):
         assert torch.equal(getattr(again, name), getattr(made, name))
     assert torch.equal(again.assign(blobs(20, 2)).cluster, made.assign(blobs(20, 2)).cluster)
     assert list(tmp_path.iterdir()) == [tmp_path / "f.safetensors"]
+
+
+def test_features_are_held_once_where_there_is_room_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are scaled part by part into the place `allocate` gives, a file here, and written from there: bits are the same."""
+    rows = blobs(1000)
+    monkeypatch.setattr(catalogue, "ROWS_AT_ONCE", 77)
+    monkeypatch.setattr("unlabeled.features.SPILL_BYTES", 1000)
+    given: list[torch.Tensor] = []
+
+    def remembered(count: int, dims: int) -> torch.Tensor:
+        given.append(allocate(count, dims))
+        return given[-1]
+
+    monkeypatch.setattr(catalogue, "allocate", remembered)
+    written: list[int] = []
+    monkeypatch.setattr(catalogue, "save_file", lambda tensors, _: written.append(tensors["features"].data_ptr()))
+    made = build(rows, CONFIG)
+    made.save(tmp_path / "f.safetensors")
+    assert torch.equal(made.features, normalize(rows, dim=1))
+    assert [made.features.data_ptr()] == [one.data_ptr() for one in given] == written
 
 
 def test_damage_is_named(made: Catalogue, tmp_path: Path):

@@ -23,6 +23,9 @@ def made() -> Plan:
 def test_pieces_add_up(made: Plan):
     assert made.memory == made.weights + made.activations + made.features + made.clustering + made.table
     assert made.features == 1000 * 256 * 4
+    # The catalogue comes after the last step.
+    assert made.catalogue == 3 * made.features < made.activations
+    assert replace(made, catalogue=10**12).memory == made.memory - made.activations + 10**12
     assert made.steps_per_epoch == 20
     assert "memory about" in made.sentence()
     made.check()
@@ -32,12 +35,15 @@ def test_processes_share_the_images(made: Plan):
     two = plan(build_method(CONFIG, 1000, 3), CONFIG, FACTS, world_size=2)
     assert two.features == made.features / 2 and two.weights == made.weights
     assert two.steps_per_epoch == 10
+    assert two.catalogue == made.catalogue, "every process has the features of all images in the end"
 
 
 def test_features_beyond_a_limit_are_on_disk(made: Plan):
     large = replace(made, features=10**12)
     assert large.memory == made.memory - made.features
     assert "(on disk)" in large.sentence()
+    many = plan(build_method(CONFIG, 1000, 3), CONFIG, replace(FACTS, count=10**7))
+    assert many.catalogue == 2 * 20_000 * 256 * 4, "what is on disk takes no memory"
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers(made: Plan):

@@ -21,14 +21,18 @@ from unlabeled.cluster.kmeans import assign, kmeans
 from unlabeled.cluster.merge_tree import MergeTree, merge_tree
 from unlabeled.cluster.whitening import Whitening
 from unlabeled.config import Config
-from unlabeled.distributed import all_gather_rows, shard
+from unlabeled.distributed import all_gather_rows, shard, world_size
 from unlabeled.errors import RunError, typed
 from unlabeled.evaluation.knn import nearest_neighbors, nearest_others
+from unlabeled.features import allocate
 from unlabeled.randomness import seed_from
 from unlabeled.runfolder import replacing
 
 REFERENCE_ROWS = 20_000
 """Training images, evenly spaced, that an image is compared with to tell whether it is like anything seen."""
+
+ROWS_AT_ONCE = 4096
+"""Features scaled to length one at once."""
 
 FLOAT_NOISE = 2e-3
 """Distances of unit rows below this are rounding: the same picture computed twice."""
@@ -126,7 +130,7 @@ class Catalogue:
         tensors |= {f"whitening.{name}": tensor for name, tensor in self.whitening.to_tensors().items()}
         try:
             with replacing(path) as partial:
-                save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
+                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
         except (RunError, SafetensorError) as error:
             raise RunError(
                 f"cannot write {path} ({error}); free some space, then `unlabeled resume {typed(path.parent)}` finishes the run."
@@ -179,9 +183,23 @@ def build(features: torch.Tensor, config: Config) -> Catalogue:
     order = torch.bincount(labels, minlength=len(found.centroids)).argsort(descending=True, stable=True)
     rank_of = torch.empty_like(order)
     rank_of[order] = torch.arange(len(order))
-    unit = normalize(all_gather_rows(features.float()), dim=1)
-    spread = all_gather_rows(neighbor_spread(unit, torch.arange(total)[shard(total)]))
+    unit = unit_rows(features, total)
+    spread = all_gather_rows(neighbor_spread(unit, shard(total)))
     return Catalogue(unit, rank_of[labels], distances, found.centroids[order], spread, fitted, config.normalize_rows)
+
+
+def unit_rows(features: torch.Tensor, total: int) -> torch.Tensor:
+    """The rows of all ranks scaled to length one, float32 [total, D], from this rank's `features` [n, D]; zero rows stay.
+
+    In memory, or on disk where `features.allocate` puts so many. A part at a time: nothing else as large is made.
+    """
+    unit = allocate(total, features.shape[1])
+    own = torch.arange(total)[shard(total)]
+    # Some ranks have a row more than others, and all of them must gather equally often.
+    for begin in range(0, -(-total // world_size()), ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        unit[all_gather_rows(own[part])] = all_gather_rows(normalize(features[part].float(), dim=1))
+    return unit
 
 
 def reference_rows(total: int) -> torch.Tensor:
@@ -190,18 +208,19 @@ def reference_rows(total: int) -> torch.Tensor:
     return torch.arange(count) * total // count
 
 
-def neighbor_spread(unit: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Mean distance of the images `rows` (int64 [n]) to their `NEIGHBORS` nearest others in the reference, [n].
+def neighbor_spread(unit: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Mean distance of the n images `rows` to their `NEIGHBORS` nearest others in the reference, [n].
 
     From the unit features [N, D] of all images. With one image in all, its distance to others is 0.
     """
     reference = reference_rows(len(unit))
+    asked = unit[rows]
     k = min(NEIGHBORS, len(reference) - 1)
-    if k < 1 or not len(rows):
-        return torch.zeros(len(rows))
+    if k < 1 or not len(asked):
+        return torch.zeros(len(asked))
     place = torch.full((len(unit),), -1)
     place[reference] = torch.arange(len(reference))
-    return distance_of(nearest_others(unit[reference], unit[rows], place[rows], k).similarity).mean(1)
+    return distance_of(nearest_others(unit[reference], asked, place[rows], k).similarity).mean(1)
 
 
 def distance_of(cosine: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from unlabeled.catalogue import REFERENCE_ROWS
 from unlabeled.config import Config, DataFacts
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.features import SPILL_BYTES
@@ -30,6 +31,7 @@ class Plan:
     activations: int
     features: int
     clustering: int
+    catalogue: int
     table: int
     images_per_epoch: int
     batch_size: int
@@ -43,9 +45,12 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes needed at once on the training device's side; features beyond a limit go to disk instead."""
-        features = 0 if self.features > SPILL_BYTES else self.features
-        return self.weights + self.activations + features + self.clustering + self.table
+        """Bytes needed at once on the training device's side; features beyond a limit go to disk instead.
+
+        The catalogue is made at the end, when nothing is kept for a backward pass any more.
+        """
+        passing = max(self.activations, self.catalogue)
+        return self.weights + passing + _in_memory(self.features) + self.clustering + self.table
 
     def sentence(self) -> str:
         """The plan in one line."""
@@ -53,7 +58,8 @@ class Plan:
         return (
             f"memory about {size(self.memory)}: network and optimizer {size(self.weights)}, activations {size(self.activations)}, "
             f"features {size(self.features)}{spilled}, clustering {size(self.clustering)}, "
-            f"targets {size(self.table)}; {size(self.available)} are free"
+            f"targets {size(self.table)}, after training {size(self.catalogue)} for the catalogue instead of the activations; "
+            f"{size(self.available)} are free"
         )
 
     def check(self) -> None:
@@ -93,12 +99,18 @@ def plan(method: Method, config: Config, facts: DataFacts, world_size: int = 1) 
         activations=view * ACTIVATIONS_PER_INPUT,
         features=rows * feature_dim * 4,
         clustering=rows * dims * 4 + 4 * config.num_clusters * (dims + 8192) + 8 * feature_dim**2,
+        # On every rank the features of all images, and those an image is compared with twice: as a table and scaled anew.
+        catalogue=_in_memory(facts.count * feature_dim * 4) + 2 * min(facts.count, REFERENCE_ROWS) * feature_dim * 4,
         table=method.table_bytes(),
         images_per_epoch=method.images_per_epoch,
         batch_size=config.batch_size,
         processes=world_size,
         available=free_memory(facts.device),
     )
+
+
+def _in_memory(features: int) -> int:
+    return 0 if features > SPILL_BYTES else features
 
 
 def free_memory(device: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from unlabeled.cluster.graph import knn_graph
 from unlabeled.cluster.kmeans import kmeans
@@ -19,7 +20,7 @@ WORKER = """
 import sys
 import torch
 import torch.distributed as dist
-from unlabeled import distributed
+from unlabeled import catalogue, distributed
 from unlabeled.cluster.graph import knn_graph
 from unlabeled.cluster.kmeans import kmeans
 from unlabeled.cluster.whitening import fit
@@ -50,6 +51,9 @@ with distributed.process_group("cpu"):
     neighbors, distances = knn_graph(x, 5)
     out["neighbors"] = distributed.all_gather_rows(neighbors)
     out["distances"] = distributed.all_gather_rows(distances)
+    # The second rank has a row more, which takes it a part more.
+    catalogue.ROWS_AT_ONCE = 83
+    out["unit"] = catalogue.unit_rows(everything[distributed.shard(499)], 499)
     # A broken row on one rank is an error on both, not a hang.
     try:
         kmeans(x * float("nan") if distributed.rank() else x, 3, seed=0)
@@ -110,6 +114,10 @@ def test_kmeans_of_shards_is_that_of_the_whole(ranks: list[dict[str, torch.Tenso
 
 def test_no_cluster_stays_empty_across_ranks(ranks: list[dict[str, torch.Tensor]]) -> None:
     assert len(ranks[0]["occupied"].unique()) == 37
+
+
+def test_unit_rows_of_shards_are_those_of_the_whole(ranks: list[dict[str, torch.Tensor]]) -> None:
+    assert torch.equal(ranks[0]["unit"], normalize(rows()[:499], dim=1))
 
 
 def test_graph_of_shards_is_that_of_the_whole(ranks: list[dict[str, torch.Tensor]]) -> None:

@@ -93,18 +93,19 @@ def _search(train: torch.Tensor, test: torch.Tensor, k: int, precision: Precisio
     # Index and similarity of the neighbors in the order of their index: a vote has no use for a better one.
     _check_rows(train, test, k)
     k = min(k, len(train))
-    queries = F.normalize(test.float(), dim=1)
-    if len(queries) <= FEW:
-        return _search_few(train.float(), queries, k)
+    if len(test) <= FEW:
+        return _search_few(train.float(), F.normalize(test.float(), dim=1), k)
     base = F.normalize(train.float(), dim=1)
     search = _Search(base, resolve_precision(precision, base.device), k)
+    # Unit rows block by block: all of them at once would be another table as large as the test rows.
+    queries = (F.normalize(part.float(), dim=1) for part in test.split(search.queries))
     if search.is_small:
-        blocks = [_search_float32(base, part, k) for part in queries.split(search.queries)]
+        blocks = [_search_float32(base, part, k) for part in queries]
         index, scores = map(torch.cat, zip(*blocks, strict=True))
         return index, scores
-    index, scores, is_sure = map(torch.cat, zip(*map(search, queries.split(search.queries)), strict=True))
+    index, scores, is_sure = map(torch.cat, zip(*map(search, queries), strict=True))
     for rows in (~is_sure).nonzero()[:, 0].split(search.queries):
-        index[rows], scores[rows] = _search_float32(base, queries[rows], k)
+        index[rows], scores[rows] = _search_float32(base, F.normalize(test[rows].float(), dim=1), k)
     return index, scores
 
 
