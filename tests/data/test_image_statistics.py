@@ -73,6 +73,19 @@ def test_folders_and_dates_of_files(tmp_path: Path):
     assert not {"folder", "date"} & set(statistics(tmp_path, with_source=False))
 
 
+def test_dates_of_a_copy_are_left_out(tmp_path: Path):
+    paths = [
+        save(tmp_path, f"{'ab'[number % 2]}/{number:02d}.png", np.full((8, 8, 3), 4 * number)) for number in range(40)
+    ]
+    for second, path in enumerate(paths):
+        os.utime(path, (20_000 * 86_400 + second, 20_000 * 86_400 + second))
+    os.utime(paths[7], (18_000 * 86_400, 18_000 * 86_400))  # one that was there before
+    assert set(statistics(tmp_path)) & {"folder", "date"} == {"folder"}
+    for day, path in enumerate(paths):
+        os.utime(path, (20_000 * 86_400, (20_000 + day / 8) * 86_400))
+    assert "date" in statistics(tmp_path)
+
+
 def test_grey_images_and_arrays_have_no_colour_and_no_date(tmp_path: Path):
     np.save(tmp_path / "grey.npy", np.random.default_rng(0).integers(0, 255, (5, 9, 9), dtype=np.uint8))
     assert {"brightness", "contrast", "sharpness"} <= set(found := statistics(tmp_path / "grey.npy"))

@@ -32,6 +32,8 @@ COLOURFUL_SHARE: Final = 0.05
 MOST_PIXELS: Final = 64
 """Pixels of a side that colours are counted on; a grid of them, where there are more."""
 SECONDS_OF_A_DAY: Final = 86_400
+LEAST_DAYS: Final = 1.0
+"""Between the early and the late files, from which dates are those of the images and not of a copy."""
 AT_ONCE: Final = 65_536
 """Pixels looked at in one call."""
 MEASURED: Final = ("brightness", "contrast", "sharpness", "saturation", "colour", "height", "width")
@@ -107,7 +109,9 @@ def described(measured: NDArray[np.float32], is_colour: bool) -> list[Statistic]
 def of_files(names: Sequence[str], source: Source, index: NDArray[np.int64]) -> list[Statistic]:
     """Folder (a category) and date (days since 1970) of the files of images; `index` [N] is where each is in `source`.
 
-    What is the same for all images is left out. Reads no file.
+    What is the same for all images is left out, and so are dates that lie within a day, but for a tenth of the images: they
+    say in which order the files were copied, which clusters seem to follow wherever a folder holds one kind of thing.
+    Reads no file.
     """
     folders, member = np.unique([name.rpartition("/")[0] for name in names], return_inverse=True)
     categories = tuple(str(name or ".") for name in folders)
@@ -115,7 +119,7 @@ def of_files(names: Sequence[str], source: Source, index: NDArray[np.int64]) -> 
     # Only files of their own have dates: a fingerprint of theirs is size, time of change of content, and of the entry.
     dates = [source.fingerprint(i)[1] if i >= 0 and source.location(i) is not None else -1 for i in index.tolist()]
     days = np.array([float(date) if isinstance(date, int) else -1.0 for date in dates]) / 1e9 / SECONDS_OF_A_DAY
-    if (days > 0).all():
+    if (days > 0).all() and np.ptp(np.quantile(days, (0.05, 0.95))) >= LEAST_DAYS:
         found.append(Statistic("date", "number", days, "older", "newer"))
     return [one for one in found if _tells(one)]
 
