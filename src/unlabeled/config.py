@@ -42,7 +42,8 @@ EmptyClusters = Literal["split", "copy", "halve"]
 Device = Literal["auto", "cpu", "cuda"]
 
 FULL_SCORES = 25_000_000
-"""Scores [N, S] that `assignment = full` may hold: 5,000 images and codes take about ten seconds."""
+"""Scores of images and codes that `assignment = full` holds at once: 5,000 images and their codes take two seconds. More
+images are matched in groups."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -183,7 +184,7 @@ class Config(BaseModel):
     )
     assignment: AssignmentRule = Field(
         default="permutation",
-        description="how nat matches: one to one in a batch, one to one over all images, or freely (which collapses)",
+        description="how nat matches: one to one in a batch, one to one over all images (in groups of 5,000), or freely (which collapses)",
     )
     match: Match = Field(
         default="rank", description="what nat matches at once: the batch of each process, or of all together"
