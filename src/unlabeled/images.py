@@ -19,8 +19,9 @@ import torch
 from unlabeled import progress
 from unlabeled.config import Config, DataFacts
 from unlabeled.data.augment import Views
-from unlabeled.data.decode import Undecodable, ValueRange, decode
+from unlabeled.data.decode import decode
 from unlabeled.data.loading import Loader
+from unlabeled.data.pixels import Undecodable, ValueRange
 from unlabeled.data.sources import Source, open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.errors import DataError, RunError

@@ -15,18 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from unlabeled.data.decode import (
+from unlabeled.data.decode import decode, examine, kind_of
+from unlabeled.data.pixels import (
     PIXEL_LIMIT,
     Undecodable,
     ValueRange,
-    decode,
-    examine,
-    kind_of,
+    channel_axis,
     scale_to_uint8,
     to_channels,
     value_range,
 )
-from unlabeled.data.pixels import channel_axis
 from unlabeled.errors import DataError
 
 RNG = np.random.default_rng(0)

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unlabeled.data.decode import Undecodable, decode, examine
+from unlabeled.data.decode import decode, examine
 from unlabeled.data.doctor import check
+from unlabeled.data.pixels import Undecodable
 from unlabeled.data.sources import open_source
 
 CUT = "the file is cut short"

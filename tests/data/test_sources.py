@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unlabeled.data.decode import Undecodable, decode
+from unlabeled.data.decode import decode
+from unlabeled.data.pixels import Undecodable
 from unlabeled.data.source import display_name, ending
 from unlabeled.data.sources import Subset, open_source
 from unlabeled.errors import DataError

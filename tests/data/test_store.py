@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from unlabeled.data import fill, pixel_log, store
-from unlabeled.data.decode import Decoded, Undecodable, ValueRange, decode, examine
+from unlabeled.data.decode import Decoded, decode, examine
+from unlabeled.data.pixels import Undecodable, ValueRange
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.errors import DataError

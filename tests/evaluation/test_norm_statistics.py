@@ -13,7 +13,7 @@ from torch import nn
 import unlabeled
 from pictures import Trained
 from rectangles import made_pictures
-from unlabeled.data.decode import ValueRange
+from unlabeled.data.pixels import ValueRange
 from unlabeled.data.voc import read_voc
 from unlabeled.evaluation.norm_statistics import MEASURED, batches, measured, measuring, squares
 from unlabeled.evaluation.partial import Partial

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import unlabeled
 from pictures import Trained
-from unlabeled.data.decode import ValueRange
+from unlabeled.data.pixels import ValueRange
 from unlabeled.data.voc import read_voc
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation.partial import Partial

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from explored import BROKEN, EVIL, GONE, Explored
-from unlabeled.data.decode import ValueRange
+from unlabeled.data.pixels import ValueRange
 from unlabeled.errors import DataError
 from unlabeled.explorer.pictures import Pictures, encode, shown_channels, shrunk
 

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from unlabeled.data.decode import DECODER_ERRORS, IMAGE_KINDS, Undecodable, kind_of
+from unlabeled.data.decode import DECODER_ERRORS, IMAGE_KINDS, kind_of
 from unlabeled.data.folders import unique_names
+from unlabeled.data.pixels import Undecodable
 from unlabeled.data.source import (
     BYTES_LIMIT,
     IMAGE_ENDINGS,

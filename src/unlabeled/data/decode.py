@@ -28,35 +28,13 @@ from unlabeled.data.libtiff import complaints
 from unlabeled.data.pixels import (
     PIXEL_LIMIT,
     Undecodable,
-    ValueRange,
     channels_last,
     check_size,
-    is_colour,
     on_white,
-    scale_to_uint8,
-    to_channels,
     too_large,
     turn,
-    value_range,
 )
 from unlabeled.data.shrink import load
-
-__all__ = [
-    "DECODER_ERRORS",
-    "IMAGE_KINDS",
-    "PIXEL_LIMIT",
-    "Decoded",
-    "Undecodable",
-    "ValueRange",
-    "decode",
-    "examine",
-    "is_colour",
-    "kind_of",
-    "scale_to_uint8",
-    "to_channels",
-    "value_range",
-]
-
 
 # An allow-list: formats are told apart by content, and one of those Pillow knows starts another program (EPS).
 _FORMATS: Final = (

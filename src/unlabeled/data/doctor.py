@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unlabeled.data.decode import Undecodable, ValueRange, examine, value_range
-from unlabeled.data.pixels import sample_pixels
+from unlabeled.data.decode import examine
+from unlabeled.data.pixels import Undecodable, ValueRange, sample_pixels, value_range
 from unlabeled.data.source import Source
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unlabeled.data.decode import Decoded, Undecodable, examine
+from unlabeled.data.decode import Decoded, examine
 from unlabeled.data.pixel_log import KEY_BYTES, PIXEL_TYPES, Image, PixelLog
-from unlabeled.data.pixels import ValueRange, scale_to_uint8, to_channels, value_range
+from unlabeled.data.pixels import Undecodable, ValueRange, scale_to_uint8, to_channels, value_range
 from unlabeled.data.shrink import reduce
 from unlabeled.errors import DataError
 

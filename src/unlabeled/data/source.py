@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from unlabeled.data.decode import Undecodable
+from unlabeled.data.pixels import Undecodable
 from unlabeled.errors import DataError
 from unlabeled.progress import counted
 

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 
 from unlabeled.config import DataFacts
-from unlabeled.data.decode import is_colour
 from unlabeled.data.fill import Found, Settings, decode_again, fill
 from unlabeled.data.pixel_log import NOT_KEPT, MemoryLog, PixelLog, disk_log
+from unlabeled.data.pixels import is_colour
 from unlabeled.distributed import broadcast_object, is_main
 from unlabeled.errors import DataError
 from unlabeled.progress import size
 
 if TYPE_CHECKING:
-    from unlabeled.data.decode import ValueRange
+    from unlabeled.data.pixels import ValueRange
     from unlabeled.data.sources import Source
 
 STATISTICS_IMAGES = 4096

@@ -30,7 +30,8 @@ import torch
 from PIL import Image
 
 from unlabeled import progress
-from unlabeled.data.decode import DECODER_ERRORS, Undecodable, decode
+from unlabeled.data.decode import DECODER_ERRORS, decode
+from unlabeled.data.pixels import Undecodable
 from unlabeled.data.source import IMAGE_ENDINGS, FileSource, read_file
 from unlabeled.data.voc_xml import Annotation, read_annotation
 from unlabeled.errors import DataError, unknown_name

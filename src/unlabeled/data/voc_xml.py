@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from unlabeled.data.decode import Undecodable
+from unlabeled.data.pixels import Undecodable
 from unlabeled.data.source import read_file
 
 BYTES = 16 << 20

@@ -32,7 +32,8 @@ from torch import nn
 from torch.nn import functional
 
 from unlabeled import metrics, progress
-from unlabeled.data.decode import Undecodable, ValueRange, decode, scale_to_uint8, to_channels
+from unlabeled.data.decode import decode
+from unlabeled.data.pixels import Undecodable, ValueRange, scale_to_uint8, to_channels
 from unlabeled.data.source import read_file
 from unlabeled.data.voc import UNDECIDED, VocImage, VocSplit, read_mask
 from unlabeled.device import autocast

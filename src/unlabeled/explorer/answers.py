@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from unlabeled import __version__, health
-from unlabeled.data.decode import Undecodable, decode, to_channels
+from unlabeled.data.decode import decode
+from unlabeled.data.pixels import Undecodable, to_channels
 from unlabeled.data.sources import Source
 from unlabeled.errors import DataError, UnlabeledError
 from unlabeled.explorer.order import ClusterOrder, MemberOrder, Order

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from unlabeled.data.decode import Undecodable, ValueRange, examine, scale_to_uint8
+from unlabeled.data.decode import examine
+from unlabeled.data.pixels import Undecodable, ValueRange, scale_to_uint8
 from unlabeled.data.shrink import reduce
 from unlabeled.data.sources import Source
 from unlabeled.errors import DataError

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from unlabeled import progress
-from unlabeled.data.decode import Undecodable, ValueRange, decode, scale_to_uint8, to_channels
+from unlabeled.data.decode import decode
+from unlabeled.data.pixels import Undecodable, ValueRange, scale_to_uint8, to_channels
 from unlabeled.data.source import file_fingerprint, read_file
 from unlabeled.data.voc import VocImage, VocSplit, read_voc
 from unlabeled.device import resolve_precision

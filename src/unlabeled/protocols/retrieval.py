@@ -13,8 +13,9 @@ import torch
 from torch.nn.functional import normalize
 
 from unlabeled import progress
-from unlabeled.data.decode import Undecodable, ValueRange, decode, scale_to_uint8, to_channels
+from unlabeled.data.decode import decode
 from unlabeled.data.oxford import CORRUPTED_PARIS, Gallery, Query, find_images, image_name, read_ground_truth
+from unlabeled.data.pixels import Undecodable, ValueRange, scale_to_uint8, to_channels
 from unlabeled.data.sources import Source, Subset, open_source
 from unlabeled.device import autocast, resolve_precision
 from unlabeled.distributed import all_gather_rows, all_reduce_sum, shard

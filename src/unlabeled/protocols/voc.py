@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from unlabeled import progress
-from unlabeled.data.decode import ValueRange
+from unlabeled.data.pixels import ValueRange
 from unlabeled.data.store import ImageStore
 from unlabeled.data.voc import Task, VocSplit, classification_labels, read_voc
 from unlabeled.device import resolve_precision
