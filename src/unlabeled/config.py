@@ -184,7 +184,8 @@ class Config(BaseModel):
     )
     assignment: AssignmentRule = Field(
         default="permutation",
-        description="how nat matches: one to one in a batch, one to one over all images (in groups of 5,000), or freely (which collapses)",
+        description="how nat matches: one to one in a batch, one to one over all images (in groups of 5,000), or freely "
+        "(which collapses)",
     )
     match: Match = Field(
         default="rank", description="what nat matches at once: the batch of each process, or of all together"
