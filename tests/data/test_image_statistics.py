@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unlabeled.data.image_statistics import COLOURS, HUES, Statistic, image_statistics
+from unlabeled.data import image_statistics as image_statistics_module
+from unlabeled.data.image_statistics import COLOURS, HUES, Statistic, image_statistics, measure
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 
@@ -84,6 +85,23 @@ def test_dates_of_a_copy_are_left_out(tmp_path: Path):
     for day, path in enumerate(paths):
         os.utime(path, (20_000 * 86_400, (20_000 + day / 8) * 86_400))
     assert "date" in statistics(tmp_path)
+
+
+def test_images_of_many_sizes_are_measured_each_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    random = np.random.default_rng(0)
+    for number in range(30):
+        side = (12, 12, 20)[number % 3]
+        save(tmp_path, f"{number:02d}.png", random.integers(0, 255, (side, side + number % 2, 3)))
+    store = open_store(open_source(tmp_path), short_side=64, cache=None)
+    monkeypatch.setattr(image_statistics_module, "PARTS_WAITING", 4)
+    told: list[int] = []
+    found = measure(store, lambda done, _: told.append(done))
+    assert told[-1] == 30 and told == sorted(told)
+    for i in range(30):
+        pixels = store.pixels(i).numpy().astype(np.float64) / 255
+        grey = pixels.mean(2)
+        assert found[i, :2] == pytest.approx([grey.mean(), grey.std()], abs=1e-5)
+        assert found[i, 5:].tolist() == store.original_sizes[i].tolist()
 
 
 def test_grey_images_and_arrays_have_no_colour_and_no_date(tmp_path: Path):

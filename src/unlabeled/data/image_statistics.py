@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -36,6 +37,7 @@ LEAST_DAYS: Final = 1.0
 """Between the early and the late files, from which dates are those of the images and not of a copy."""
 AT_ONCE: Final = 65_536
 """Pixels looked at in one call."""
+PARTS_WAITING: Final = 1024
 MEASURED: Final = ("brightness", "contrast", "sharpness", "saturation", "colour", "height", "width")
 """What is measured of an image: the pixels of the store, a position in `COLOURS`, the pixels of a side of the file."""
 
@@ -76,11 +78,14 @@ def measure(store: ImageStore, progress: Callable[[int, str], None] | None = Non
     done = 0
     # The arithmetic of NumPy lets go of the interpreter, so that cores share the images.
     with ThreadPoolExecutor() as pool:
-        for found in pool.map(lambda part: _of_images(store, part), _alike(store, mine)):
-            rows[done : done + len(found)] = torch.from_numpy(found)
-            done += len(found)
-            if progress:
-                progress(done, "")
+        parts = _alike(store, mine)
+        # Of a million images of all sizes not every one waits in the pool at the same time.
+        while block := list(islice(parts, PARTS_WAITING)):
+            for found in pool.map(lambda part: _of_images(store, part), block):
+                rows[done : done + len(found)] = torch.from_numpy(found)
+                done += len(found)
+                if progress:
+                    progress(done, "")
     return all_gather_rows(rows).numpy()
 
 
