@@ -363,6 +363,8 @@ def test_without_scripts_and_on_paper_everything_is_there(browser: Browser, page
 
 
 def test_a_report_without_pictures_still_says_its_verdict() -> None:
+    early = Verdict("warming up", "loss 4.47, guessing gives 4.38", "", ("the loss went from 4.46 to 4.47",))
+    assert "The loss went" in render(ReportFacts("r", early)) and "Loss 4.47" not in render(ReportFacts("r", early))
     facts = ReportFacts("r", Verdict("warming up", "no epoch has ended yet", ""))
     page = render(replace(facts, cluster_sizes=[3, 0, 5]))
     assert "It is too early to say" in page

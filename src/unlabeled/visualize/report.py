@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from unlabeled.evaluation.explain import Explanation, Trait
+    from unlabeled.health import Verdict
 
 __all__ = ["Atlas", "Cluster", "Colouring", "Neighbours", "ReportFacts", "render", "write_report"]
 
@@ -101,7 +102,7 @@ def render(facts: ReportFacts) -> str:
         opening=_opening(facts, gain),
         evidence=[
             _sentence(part)
-            for part in (facts.verdict.sentence, "" if gain is None else gain.text, *facts.verdict.facts)
+            for part in (_reason(facts.verdict), "" if gain is None else gain.text, *facts.verdict.facts)
             if part
         ],
         advice=_sentence(facts.verdict.advice),
@@ -132,6 +133,11 @@ def render(facts: ReportFacts) -> str:
         inside=network,
         learned=None if facts.explanation is None else _learned(facts.explanation, {one["id"] for one in clusters}),
     )
+
+
+def _reason(verdict: Verdict) -> str:
+    """Why it is so, unless the first of the facts says it again: while it is early, both tell the loss."""
+    return "" if verdict.status == "warming up" and verdict.facts else verdict.sentence
 
 
 @dataclass(frozen=True)
