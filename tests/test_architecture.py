@@ -89,6 +89,17 @@ def test_what_is_wrong_with_an_import_is_a_sentence(tmp_path: Path):
     ]
 
 
+def test_no_choice_is_spelt_out_twice():
+    """Two lists of the same values would be kept apart by whoever changes one of them."""
+    places: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal["):
+                name = f"{path.relative_to(PACKAGE)}: {ast.unparse(node.targets[0])}"
+                places.setdefault(ast.unparse(node.value), []).append(name)
+    assert {names[0]: names[1:] for names in places.values() if len(names) > 1} == {}
+
+
 def test_public_names_are_sorted_and_exact():
     assert unlabeled.__all__ == sorted(unlabeled.__all__)
     assert set(unlabeled.__all__) == {"__version__", "check", "demo", "import_weights", "load", "resume", "train"}

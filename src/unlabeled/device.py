@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
+from unlabeled.config import Device
 from unlabeled.errors import ConfigError
 
 DeviceKind = Literal["cpu", "cuda"]
@@ -19,7 +20,7 @@ def resolve_device(name: str = "auto") -> DeviceKind:
     Raises:
         ConfigError: `cuda` was asked for and none is visible, or the name is none of auto, cpu, cuda.
     """
-    if name not in ("auto", "cpu", "cuda"):
+    if name not in get_args(Device):
         raise ConfigError(f"device must be auto, cpu or cuda, got '{name}'.")
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda was asked for but torch sees no GPU; use `--device cpu` or install a driver.")

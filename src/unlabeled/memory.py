@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from unlabeled import losses
+from unlabeled.config import Normaliser
 from unlabeled.distributed import all_reduce_sum, broadcast
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.randomness import generator
 
 Init = Literal["sphere", "uniform"]
-Normaliser = Literal["first", "ema", "exact"]
 EMA = 0.99
 """How much of the normaliser is kept at a step where it is a moving average."""
 

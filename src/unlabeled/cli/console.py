@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unlabeled import __version__
-from unlabeled.cli.flags import DeviceName
+from unlabeled.config import Device
 
 if TYPE_CHECKING:
     from unlabeled.run import Run
@@ -41,7 +41,7 @@ app["--version"].help = "Show the version."
 
 
 @contextmanager
-def opened_run(path: Path, device: DeviceName) -> Generator[Run]:
+def opened_run(path: Path, device: Device) -> Generator[Run]:
     """The run, and with `torchrun` the group of processes that share the work."""
     from unlabeled import api, session
     from unlabeled.distributed import process_group

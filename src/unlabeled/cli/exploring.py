@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unlabeled.cli.console import app, is_first
-from unlabeled.cli.flags import DeviceName
+from unlabeled.config import Device
 
 
 @app.command(usage="Usage: unlabeled explore RUN [OPTIONS]")
@@ -19,7 +19,7 @@ def explore(
     *,
     port: int = 8765,
     browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
-    device: DeviceName = "auto",
+    device: Device = "auto",
 ) -> None:
     """Look at a run in the browser: clusters, images, neighbours. Ctrl-C ends it.
 

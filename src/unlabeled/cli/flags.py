@@ -12,9 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from unlabeled.config import Config
 from unlabeled.recipes import RECIPES
 
-DeviceName = Literal["auto", "cpu", "cuda"]
-IfExists = Literal["refuse", "resume", "replace"]
-
 BACKBONES = (
     *("alexnet", "alexnet_fc6", "alexnet_nat", "alexnet_small", "resnet18", "resnet18_small"),
     *("resnet50", "resnet101", "vgg16"),

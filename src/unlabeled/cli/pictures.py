@@ -9,7 +9,8 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from unlabeled.cli.console import app, opened_run, output
-from unlabeled.cli.flags import DeviceName, given
+from unlabeled.cli.flags import given
+from unlabeled.config import Device
 
 Picture = Literal[
     "activations",
@@ -89,7 +90,7 @@ def visualize(
     data: Path | None = None,
     *,
     out: Path | None = None,
-    device: DeviceName = "auto",
+    device: Device = "auto",
     options: PictureFlags = None,
 ) -> None:
     """Draw a picture of a run, PNG or SVG, with the numbers behind it as CSV or JSON.

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from unlabeled.cli.console import app, opened_run, output, print_baselines
-from unlabeled.cli.flags import DeviceName, ProtocolFlags, given
+from unlabeled.cli.flags import ProtocolFlags, given
+from unlabeled.config import Device
 from unlabeled.progress import counted
 
 Protocol = Literal[
@@ -51,7 +52,7 @@ def evaluate(
     test: Path | None = None,
     quick: Annotated[bool, Parameter(negative=())] = False,
     json: Path | None = None,
-    device: DeviceName = "auto",
+    device: Device = "auto",
     options: ProtocolFlags = None,
 ) -> None:
     """Score a run against labels, beside the untrained network and raw pixels.

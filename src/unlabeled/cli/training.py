@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from unlabeled.cli.console import app, output, print_baselines, printable
-from unlabeled.cli.flags import DeviceName, IfExists, RecipeName, SettingsFlags, given
+from unlabeled.cli.flags import RecipeName, SettingsFlags, given
+from unlabeled.config import Device
+from unlabeled.runfolder import IfExists
 
 if TYPE_CHECKING:
     from unlabeled.run import Run
@@ -21,7 +23,7 @@ BROKEN_SHOWN = 30
 def demo(
     *,
     out: Path = Path("runs/demo"),
-    device: DeviceName = "auto",
+    device: Device = "auto",
     if_exists: IfExists = "refuse",
     settings: SettingsFlags = None,
 ) -> None:
@@ -83,7 +85,7 @@ def train(
     out: Path,
     recipe: RecipeName = "default",
     labels: str | None = None,
-    device: DeviceName = "auto",
+    device: Device = "auto",
     cache: Path | None = None,
     if_exists: IfExists = "refuse",
     tensorboard: Annotated[bool, Parameter(negative=())] = False,
@@ -129,7 +131,7 @@ def train(
 
 
 @app.command(usage="Usage: unlabeled resume RUN [OPTIONS]")
-def resume(run: Path, *, device: DeviceName = "auto") -> None:
+def resume(run: Path, *, device: Device = "auto") -> None:
     """Continue a run exactly where it was stopped or killed, and finish it.
 
     Parameters

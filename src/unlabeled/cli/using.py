@@ -9,8 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from unlabeled.cli.console import app, is_first, opened_run, output, printable
-from unlabeled.cli.flags import DeviceName
-from unlabeled.config import Precision
+from unlabeled.config import Device, Precision
 from unlabeled.progress import counted
 
 CLUSTERED_SHOWN = 20
@@ -18,7 +17,7 @@ CLUSTERED_SHOWN = 20
 
 
 @app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
-def embed(run: Path, data: Path, *, out: Path, precision: Precision | None = None, device: DeviceName = "auto") -> None:
+def embed(run: Path, data: Path, *, out: Path, precision: Precision | None = None, device: Device = "auto") -> None:
     """Compute the features of images and write them to a file.
 
     Parameters
@@ -51,7 +50,7 @@ def cluster(
     out: Path | None = None,
     to_folders: Path | None = None,
     num_clusters: int | None = None,
-    device: DeviceName = "auto",
+    device: Device = "auto",
 ) -> None:
     """Say which image is in which cluster: the training images, or new ones.
 
@@ -101,7 +100,7 @@ def search(
     *queries: Path,
     k: Annotated[int, Parameter(name=("--neighbors", "-k"))] = 10,
     json: Path | None = None,
-    device: DeviceName = "auto",
+    device: Device = "auto",
 ) -> None:
     """Find the training images most similar to query images.
 

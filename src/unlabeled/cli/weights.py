@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from unlabeled.cli.console import app, opened_run, output
-from unlabeled.cli.flags import DeviceName
+from unlabeled.config import Device
 from unlabeled.progress import counted
 
 Format = Literal["safetensors", "torchvision", "onnx", "torch-export", "hub"]
@@ -26,7 +26,7 @@ def import_weights(
     mean: Annotated[tuple[float, float, float] | None, Parameter(consume_multiple=True)] = None,
     std: Annotated[tuple[float, float, float] | None, Parameter(consume_multiple=True)] = None,
     num_clusters: int | None = None,
-    device: DeviceName = "auto",
+    device: Device = "auto",
     cache: Path | None = None,
     if_exists: Literal["refuse", "replace"] = "refuse",
 ) -> None:

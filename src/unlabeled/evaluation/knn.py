@@ -18,12 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from unlabeled.config import Precision
 from unlabeled.device import resolve_precision
 from unlabeled.errors import DataError
 from unlabeled.randomness import numpy_generator
@@ -31,7 +32,6 @@ from unlabeled.randomness import numpy_generator
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Precision = Literal["auto", "float32", "bfloat16"]
 SCORES = 2**25
 """Scores held at once, 64 MB in bfloat16: larger products are no faster."""
 LARGEST_EXPONENT = 60.0

@@ -30,10 +30,11 @@ from unlabeled.errors import ConfigError
 from unlabeled.evaluation.detection import boxes as arithmetic
 from unlabeled.evaluation.detection.fast_rcnn import REGIONS, DetectorName, FastRcnn, Objects
 from unlabeled.evaluation.detection.faster_rcnn import FasterRcnn
-from unlabeled.evaluation.detection.network import RegionNetwork, Train, nothing_learnt
+from unlabeled.evaluation.detection.network import RegionNetwork, nothing_learnt
 from unlabeled.evaluation.fitting import SAVE_SECONDS, Fit, fit
 from unlabeled.evaluation.norm_statistics import NormStatistics, batches, measuring, squares
 from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.voc_classification import Trained
 from unlabeled.models.backbone import Backbone
 from unlabeled.randomness import generator, numpy_generator, seed_from
 
@@ -50,7 +51,7 @@ class Detecting:
 
     detector: DetectorName = "fast"
     """`fast`: on regions that are given. `faster`: with a region proposal network."""
-    train: Train = "all"
+    train: Trained = "all"
     """Which weights learn, see `RegionNetwork`."""
     norm_statistics: NormStatistics = "measured"
     """Whose statistics batch normalisation is fixed at: the training pictures', or the network's own as in the papers."""

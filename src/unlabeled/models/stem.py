@@ -7,15 +7,12 @@ it travels with the weights. Images stay uint8 until here, because a float batch
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from unlabeled.errors import ConfigError, unknown_name
-
-Normalisation = Literal["dataset", "image"]
 
 OUTPUT_CHANNELS: dict[str, int | None] = {"rgb": None, "sobel": 2, "sobel_nat": 2, "highpass": 1}
 """Channels that leave each stem; the image itself keeps its own."""

@@ -24,10 +24,10 @@ from unlabeled.evaluation.detection import proposals as selective
 from unlabeled.evaluation.detection.boxes import overlap
 from unlabeled.evaluation.detection.fast_rcnn import DetectorName
 from unlabeled.evaluation.detection.given import read_proposals
-from unlabeled.evaluation.detection.network import Train
 from unlabeled.evaluation.fitting import SAVE_SECONDS
 from unlabeled.evaluation.norm_statistics import NormStatistics
 from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.voc_classification import Trained
 from unlabeled.evaluation.voc_detection import Detecting, Pictures, VocDetectionProtocol, table
 from unlabeled.images import default_cache
 from unlabeled.models import Backbone
@@ -129,7 +129,7 @@ def settings(
     """
     for kind, name, known in (
         ("detector", detector, get_args(DetectorName)),
-        ("--train", train, get_args(Train)),
+        ("--train", train, get_args(Trained)),
         ("--norm-statistics", norm_statistics, get_args(NormStatistics)),
     ):
         if name not in known:

@@ -14,18 +14,16 @@ Three kinds, told by what the backbone has:
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from unlabeled.errors import DataError
+from unlabeled.evaluation.voc_classification import Trained
 from unlabeled.models.backbone import Backbone
 from unlabeled.models.resnet import ResNet
 from unlabeled.randomness import generator
-
-Train = Literal["fc", "all"]
 
 NEW_WIDTH = 512
 """Units of the layer that networks without fully connected ones get."""
@@ -40,7 +38,7 @@ class RegionNetwork(nn.Module):
     (DeepCluster, Table 2).
     """
 
-    def __init__(self, backbone: Backbone, train: Train, seed: int) -> None:
+    def __init__(self, backbone: Backbone, train: Trained, seed: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.is_residual = isinstance(backbone, ResNet)
@@ -104,7 +102,7 @@ class RegionNetwork(nn.Module):
             x = functional.dropout(functional.relu(x), 0.5, self.training)
         return x
 
-    def _freeze(self, train: Train) -> None:
+    def _freeze(self, train: Trained) -> None:
         for part in self.backbone.modules():
             if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)) or (train == "fc" and isinstance(part, nn.Conv2d)):
                 part.requires_grad_(requires_grad=False)
