@@ -139,6 +139,8 @@ def import_weights(
 def check(data: str | Path, *, json: str | Path | None = None) -> Doctor:
     """Read every image once and say what is there: sizes, depths, channels, blank, duplicate and broken files.
 
+    `unlabeled.data.findings` puts it in plain words (`sentences`), a table and JSON.
+
     Args:
         data: images, in any form `train` takes.
         json: file to write the findings to.
@@ -147,7 +149,7 @@ def check(data: str | Path, *, json: str | Path | None = None) -> Doctor:
         DataError: nothing that could be an image. Where files could be and none can be read, `Doctor.readable` is 0.
         RunError: `json` cannot be written.
     """
-    from unlabeled.data import doctor
+    from unlabeled.data import doctor, findings
     from unlabeled.data.sources import open_source
 
     if json:
@@ -156,7 +158,7 @@ def check(data: str | Path, *, json: str | Path | None = None) -> Doctor:
     with progress.bar("checking", len(source)) as update:
         found = doctor.check(source, progress=lambda done, _total: update(done, ""))
     if json:
-        write_json(Path(json), found.to_json())
+        write_json(Path(json), findings.to_json(found))
     return found
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from unlabeled.data.doctor import check
+from unlabeled.data.findings import sentences, table, to_json
 from unlabeled.data.sources import open_source
 
 RNG = np.random.default_rng(0)
@@ -28,7 +29,7 @@ def test_a_sound_folder(tmp_path: Path) -> None:
     doctor = check(open_source(tmp_path))
     assert (doctor.total, doctor.readable, doctor.broken) == (5, 5, [])
     assert doctor.heights == (40, 40, 40) and doctor.widths == (48, 50, 52)
-    assert doctor.sentences() == ["All 5 images can be read, and nothing stands out."]
+    assert sentences(doctor) == ["All 5 images can be read, and nothing stands out."]
 
 
 def test_faults_are_named(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_faults_are_named(tmp_path: Path) -> None:
     assert doctor.broken == [("cut.jpg", "the file is empty")]
     assert doctor.channels == {3: 6, 1: 2} and doctor.depths == {"uint8": 7, "uint16": 1}
     assert doctor.ranges["uint16"] == (113, 4095)
-    text = "\n".join(doctor.sentences())
+    text = "\n".join(sentences(doctor))
     for words in (
         "1 of 9 images cannot be used and will be skipped (1: the file is empty).",
         "mixed channels: 6 RGB, 2 grey; grey ones will be repeated to RGB.",
@@ -60,9 +61,9 @@ def test_faults_are_named(tmp_path: Path) -> None:
     ):
         assert words in text, text
     stream = io.StringIO()
-    Console(file=stream, width=100).print(doctor.table())
+    Console(file=stream, width=100).print(table(doctor))
     assert "6 RGB, 2 grey" in stream.getvalue()
-    assert json.loads(json.dumps(doctor.to_json()))["duplicates"] == doctor.duplicates
+    assert json.loads(json.dumps(to_json(doctor)))["duplicates"] == doctor.duplicates
 
 
 def test_many_channels_and_an_array(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_many_channels_and_an_array(tmp_path: Path) -> None:
     doctor = check(open_source(tmp_path / "x.npy"))
     assert doctor.channels == {5: 6} and doctor.depths == {"float32": 6}
     assert len(doctor.scaling["float32 × 5"].low) == 5
-    (words,) = (s for s in doctor.sentences() if s.startswith("Floating-point images: values"))
+    (words,) = (s for s in sentences(doctor) if s.startswith("Floating-point images: values"))
     assert words.count("..") == 2 and "each channel by a range of its own" in words
 
 
@@ -78,4 +79,4 @@ def test_nothing_readable(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"text")
     doctor = check(open_source(tmp_path))
     assert doctor.readable == 0 and doctor.heights == (0, 0, 0)
-    assert doctor.sentences()[0] == "No image can be read, so there is nothing to train on."
+    assert sentences(doctor)[0] == "No image can be read, so there is nothing to train on."

@@ -11,6 +11,7 @@ import pytest
 
 from unlabeled.data.decode import decode, examine
 from unlabeled.data.doctor import check
+from unlabeled.data.findings import to_json
 from unlabeled.data.pixels import Undecodable
 from unlabeled.data.sources import open_source
 
@@ -195,4 +196,4 @@ def test_the_doctor_survives_the_whole_set(odd: Path, shared_data: Path, as_arch
     assert doctor.ignored == {"mp4": 1, "json": 1}
     assert {prefix + "ok_reference.jpg", prefix + "duplicate_of_reference.jpg"} in [set(g) for g in doctor.duplicates]
     assert {prefix + "constant_grey.jpg", prefix + "rgba_fully_transparent.png"} < set(doctor.blank)
-    assert json.loads(json.dumps(doctor.to_json()))["readable"] == len(DECODED)
+    assert json.loads(json.dumps(to_json(doctor)))["readable"] == len(DECODED)

@@ -60,12 +60,13 @@ def check(data: Path, *, json: Path | None = None) -> None:
         File to write the findings to.
     """
     from unlabeled import api
+    from unlabeled.data import findings
     from unlabeled.errors import DataError
     from unlabeled.progress import counted
 
     found = api.check(data, json=json)
-    output.print(found.table())
-    for finding in found.sentences():
+    output.print(findings.table(found))
+    for finding in findings.sentences(found):
         output.print(finding, markup=False)
     for name, reason in found.broken[:BROKEN_SHOWN]:
         output.print(f"  {printable(name)}: {reason}", markup=False)

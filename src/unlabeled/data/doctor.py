@@ -1,4 +1,4 @@
-"""The data doctor: reads every image once and says in plain words what is there and what is wrong with it."""
+"""The data doctor: reads every image once and keeps what is there and what is wrong with it; `findings` puts it in words."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unlabeled.data.decode import examine
 from unlabeled.data.pixels import Undecodable, ValueRange, sample_pixels, value_range
 from unlabeled.data.source import Source
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _SMALL_SIDE = 32
 _LONG_RATIO = 4
@@ -82,44 +78,6 @@ class Doctor:
     def surplus(self) -> int:
         """How many images would have to go for no two to be equal."""
         return sum(len(group) - 1 for group in self.duplicates)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as plain JSON values."""
-        return {
-            "source": self.source,
-            "total": self.total,
-            "readable": self.readable,
-            "broken": [{"name": name, "reason": reason} for name, reason in self.broken],
-            "ignored": self.ignored,
-            "formats": self.formats,
-            "depths": self.depths,
-            "channels": {str(c): n for c, n in self.channels.items()},
-            "heights": dict(zip(("min", "median", "max"), self.heights, strict=True)),
-            "widths": dict(zip(("min", "median", "max"), self.widths, strict=True)),
-            "ranges": {depth: list(pair) for depth, pair in self.ranges.items()},
-            "scaling": {
-                kind: {"low": list(r.low), "high": list(r.high), "share_clipped": r.share_clipped}
-                for kind, r in self.scaling.items()
-            },
-            "blank": self.blank,
-            "duplicates": self.duplicates,
-            "small": self.small,
-            "long": self.long,
-            "notes": self.notes,
-            "sentences": self.sentences(),
-        }
-
-    def table(self) -> Table:
-        """Counts, as a table for the terminal."""
-        from unlabeled.data.findings import table
-
-        return table(self)
-
-    def sentences(self) -> list[str]:
-        """Findings in plain words, what matters most first; at least one."""
-        from unlabeled.data.findings import sentences
-
-        return sentences(self)
 
 
 def check(source: Source, *, progress: Callable[[int, int], None] | None = None, workers: int = 0) -> Doctor:

@@ -1,17 +1,16 @@
-"""The data doctor's findings as a table and in plain words."""
+"""The data doctor's findings as a table, in plain words, and as JSON."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from unlabeled.data.doctor import Doctor
 from unlabeled.data.source import endings_found
 from unlabeled.progress import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from unlabeled.data.doctor import Doctor
 
 _EXAMPLES = 3
 _DEPTHS = {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}
@@ -77,6 +76,33 @@ def sentences(doctor: Doctor) -> list[str]:
             else f"All {doctor.readable:,} images can be read, and nothing stands out."
         )
     return result
+
+
+def to_json(doctor: Doctor) -> dict[str, Any]:
+    """Everything and the sentences, as plain JSON values."""
+    return {
+        "source": doctor.source,
+        "total": doctor.total,
+        "readable": doctor.readable,
+        "broken": [{"name": name, "reason": reason} for name, reason in doctor.broken],
+        "ignored": doctor.ignored,
+        "formats": doctor.formats,
+        "depths": doctor.depths,
+        "channels": {str(c): n for c, n in doctor.channels.items()},
+        "heights": dict(zip(("min", "median", "max"), doctor.heights, strict=True)),
+        "widths": dict(zip(("min", "median", "max"), doctor.widths, strict=True)),
+        "ranges": {depth: list(pair) for depth, pair in doctor.ranges.items()},
+        "scaling": {
+            kind: {"low": list(r.low), "high": list(r.high), "share_clipped": r.share_clipped}
+            for kind, r in doctor.scaling.items()
+        },
+        "blank": doctor.blank,
+        "duplicates": doctor.duplicates,
+        "small": doctor.small,
+        "long": doctor.long,
+        "notes": doctor.notes,
+        "sentences": sentences(doctor),
+    }
 
 
 def _pictures(doctor: Doctor) -> list[str]:
