@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,16 @@ def test_every_module_has_a_layer():
     known = {name for layer in LAYERS for name in layer}
     present = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert present - {"py"} == known
+
+
+def test_the_table_of_the_docs_has_every_module_in_its_layer():
+    text = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| ([^|]+) \|", text, re.MULTILINE)
+    named = {layer: sorted(re.findall(r"`(\w+)/?`", modules)) for layer, modules in rows if layer != "layer"}
+    wanted = dict(zip(("leaves", "parts", "papers", "programs", "doors"), map(sorted, LAYERS[4:]), strict=True))
+    wanted["ground"] = sorted(name for layer in LAYERS[:4] for name in layer)
+    wanted["doors"] = [name for name in wanted["doors"] if not name.startswith("__")]
+    assert named == wanted
 
 
 def imports_that_point_up(package: Path) -> list[str]:
