@@ -195,6 +195,11 @@ def test_damage_is_named(made: Catalogue, tmp_path: Path):
         made.save(tmp_path / "file" / "f.safetensors")
 
 
+def test_the_tree_is_made_once(made: Catalogue):
+    assert made.tree is made.tree
+    assert made.merged(2).groups is not None and made.merged(2).tree is not made.tree
+
+
 def test_clusters_merged_to_fewer(trained: Trained, tmp_path: Path):
     run = Run(trained.run, "cpu")
     whole, few = run.cluster(), run.cluster(num_clusters=3, out=tmp_path / "few.csv")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -71,7 +72,7 @@ class Catalogue:
     groups: torch.Tensor | None = None
     """Group of each centroid, int64 [K], where clusters were merged; `clusters` are then groups."""
 
-    @property
+    @cached_property
     def tree(self) -> MergeTree:
         """How the clusters merge, from the most alike to one; of a catalogue that is not merged."""
         return merge_tree(self.centroids.numpy(), torch.bincount(self.clusters, minlength=len(self.centroids)).numpy())
