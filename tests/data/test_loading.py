@@ -156,6 +156,24 @@ def test_batches_can_be_left_early(store: ImageStore) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
+def test_iterators_may_close_while_all_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    running: set[tuple[threading.Event, threading.Thread]] = set()
+
+    class Closing(threading.Event):
+        def set(self) -> None:
+            super().set()
+            running.pop()
+
+    for _ in range(3):
+        thread = threading.Thread(target=int)
+        thread.start()
+        running.add((Closing(), thread))
+    told = [closed for closed, _ in running]
+    monkeypatch.setattr(loading, "_running", running)
+    loading._end_all()  # pyright: ignore[reportPrivateUsage]
+    assert all(closed.is_set() for closed in told)
+
+
 def test_a_program_may_end_while_a_thread_is_ahead() -> None:
     """An iterator that is still held then was never closed; torn out of a torch function, its thread aborted the process."""
     program = """

@@ -158,9 +158,10 @@ _running: set[tuple[threading.Event, threading.Thread]] = set()
 def _end_all() -> None:
     # An iterator that something still holds when the program ends is never closed. Its thread would be torn out of the middle
     # of a torch function, which aborts the whole process.
-    for closed, _ in _running:
+    running = tuple(_running)  # an iterator that another thread closes meanwhile takes its own out
+    for closed, _ in running:
         closed.set()
-    for _, thread in tuple(_running):
+    for _, thread in running:
         thread.join()
 
 
