@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 import unlabeled
+from runs import SMALL
 
 
 def pictures(count: int, side: int = 16, kinds: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -37,21 +38,7 @@ class Trained:
     cache: Path
 
 
-SETTINGS: dict[str, Any] = {
-    "backbone": "alexnet_small",
-    "image_size": 32,
-    "resize": 32,
-    "store_size": 32,
-    "num_clusters": 6,
-    "pca_dims": 16,
-    "batch_size": 24,
-    "epochs": 2,
-    "reassign_every": 1,
-    "lr": 0.05,
-    "head_lr": 0.05,
-    "precision": "float32",
-    "evaluate_every": 0,
-}
+SETTINGS: dict[str, Any] = SMALL | {"epochs": 2, "lr": 0.05}
 """A run of two seconds."""
 
 

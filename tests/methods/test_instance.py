@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 import unlabeled
-from pictures import pictures
 from runs import SMALL, assert_same_run, final_tensors, knn_gain, photograph_crops, train_with_stops
 from unlabeled.config import Config
 from unlabeled.errors import DataError
@@ -171,13 +170,6 @@ def test_guessing_is_the_loss_of_equal_rows(changes: dict[str, Any]) -> None:
     z = outputs(6)
     loss = float(method.loss(z, method.targets(torch.arange(6), z)))
     assert method.summary()["chance_loss"] == pytest.approx(loss, rel=1e-5)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "stripes.npy"
-    np.save(path, pictures(76, side=20)[0])
-    return path
 
 
 def test_stopped_and_resumed_is_the_same_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
