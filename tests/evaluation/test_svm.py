@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.svm import LinearSVC
 
 import unlabeled
 from pictures import Trained
+from unlabeled.errors import DataError
 from unlabeled.evaluation.partial import Partial
 from unlabeled.evaluation.svm import SvmProbe, compact
 
@@ -77,3 +79,28 @@ def test_verbs_on_pictures(trained: Trained, tmp_path: Path):
     votes = run.evaluate("knn", trained.photos, test=trained.new, stages="conv1,output", neighbors=5)
     assert votes["stages"]["output"]["knn"] == pytest.approx(votes["knn"])
     assert set(votes["stages"]["conv1"]) == {"knn", "nearest", "untrained"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "folds"),
+    [
+        # A fold without a second class to learn from is left out; one row to choose on is still a row.
+        ([0] * 10 + [1], [(range(10), range(10, 11)), ((*range(6), 10), range(6, 10))]),
+        ([0, 1] * 5 + [0], [(range(10), range(10, 11))]),
+    ],
+    ids=["one class in a fold", "one row to choose on"],
+)
+def test_least_folds(labels: list[int], folds: list[tuple[Sequence[int], Sequence[int]]]):
+    train, wanted = rows(11, 2, 0)[0], torch.tensor(labels)
+    made = [(torch.tensor(list(own)), torch.tensor(list(chosen))) for own, chosen in folds]
+    scores = SvmProbe({"a": train}, wanted, {"a": train}, wanted, 2, made).scores()
+    assert scores == SvmProbe({"a": train}, wanted, {"a": train}, wanted, 2, made[-1:]).scores()
+
+
+def test_one_class_is_refused_on_every_rank_alike(monkeypatch: pytest.MonkeyPatch):
+    # Not the rank that computes: it must not wait for one that has complained.
+    monkeypatch.setattr("unlabeled.evaluation.svm.is_main", lambda: False)
+    train, labels = rows(12, 2, 0)[0], torch.zeros(12, dtype=torch.int64)
+    probe = SvmProbe({"a": train}, labels, {"a": train}, labels, 1, [(torch.arange(8), torch.arange(8, 12))])
+    with pytest.raises(DataError, match="12 training images are of 1 class; label more"):
+        probe.scores()

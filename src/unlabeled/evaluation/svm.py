@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from unlabeled import progress
 from unlabeled.distributed import broadcast_object, is_main
+from unlabeled.errors import DataError
 from unlabeled.evaluation.partial import Partial
 from unlabeled.evaluation.selection import Fold
 from unlabeled.metrics import topk_accuracy
+from unlabeled.progress import counted
 from unlabeled.randomness import seed_from
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
@@ -57,7 +59,7 @@ class SvmProbe:
     classes: int
     """K."""
     folds: Sequence[Fold]
-    """Positions in the training rows to learn from and to choose on."""
+    """Positions in the training rows to learn from and to choose on; one that has a single class to learn from is left out."""
     penalties: tuple[float, ...] = PENALTIES
     seed: int = 0
     partial: Partial = field(default_factory=Partial)
@@ -74,31 +76,44 @@ class SvmProbe:
         """Score of every stage, in order. The first rank computes; every rank gets the scores.
 
         Raises:
+            DataError: there are no two classes to tell apart, in the training rows or in any fold.
             RunError: the work so far cannot be kept.
         """
+        folds = self._folds()  # on every rank: where the first alone complained, the others would wait for it
         found: dict[str, SvmScore] = {}
         with progress.bar(f"{self.name}, stages", len(self.train)) as update:
             for number, stage in enumerate(self.train):
                 kept = self.partial.read(f"{self.name}-{stage}")
                 if kept is None:
-                    kept = broadcast_object(dict(vars(self._score(stage))) if is_main() else None)
+                    kept = broadcast_object(dict(vars(self._score(stage, folds))) if is_main() else None)
                     self.partial.write(f"{self.name}-{stage}", kept)
                 assert kept is not None
                 found[stage] = SvmScore(**kept)
                 update(number + 1, stage)
         return found
 
-    def _score(self, stage: str) -> SvmScore:
+    def _folds(self) -> list[Fold]:
+        usable = [fold for fold in self.folds if len(fold[1]) and len(self.train_labels[fold[0]].unique()) > 1]
+        if not usable:
+            raise DataError(
+                "choosing C needs images of at least 2 classes to learn from beside those it is chosen on, and the "
+                f"{counted(len(self.train_labels), 'training image')} are of "
+                f"{counted(len(self.train_labels.unique()), 'class', 'classes')}; label more images of each class."
+            )
+        return usable
+
+    def _score(self, stage: str, folds: Sequence[Fold]) -> SvmScore:
         rows = self.train[stage].double()
         scale = rows.square().sum(1).mean().sqrt().clamp(min=1e-12)
         own, asked = compact(rows / scale, self.test[stage].double() / scale)
         train, test, labels = own.numpy(), asked.numpy(), self.train_labels.numpy()
 
-        def tried(own: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        def tried(own: NDArray[np.int64], chosen: NDArray[np.int64]) -> torch.Tensor:
             scores = [self._decided(train[own], labels[own], train[chosen], c) for c in self.penalties]
             return torch.tensor([topk_accuracy(score, labels[chosen]) for score in scores])
 
-        accuracy = torch.stack([tried(*fold) for fold in self.folds]).mean(0)
+        # As arrays: NumPy takes a tensor of one row for a number, and gives that row without its dimension.
+        accuracy = torch.stack([tried(own.numpy(), chosen.numpy()) for own, chosen in folds]).mean(0)
         best = int(accuracy.argmax())
         decided = self._decided(train, labels, test, self.penalties[best])
         return SvmScore(
