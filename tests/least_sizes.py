@@ -7,11 +7,24 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from unlabeled.protocols import detection, few_labels, probes, voc
+from unlabeled.protocols import bank, detection, few_labels, labelled, neighbors, probes, voc
+
+FEW = (12, 6, 9)
+"""Images that a quick call learns from and is scored on, and that a quick SVM learns from."""
+
+
+def few_images(put: Callable[[Any, str, Any], None]) -> None:
+    """Let `--quick` open so few images that it leaves some of a small set out; `put` as of `shrink`."""
+    for module in (neighbors, probes):
+        put(module, "QUICK_TRAIN", FEW[0])
+    for module in (bank, labelled):
+        put(module, "QUICK_TEST", FEW[1])
+    put(probes, "QUICK_SVM", FEW[2])
 
 
 def shrink(put: Callable[[Any, str, Any], None]) -> None:
     """Make `--quick` as small as can be; `put` is monkeypatch's `setattr` in a test and Python's in a process of its own."""
+    few_images(put)
     put(voc, "QUICK_CLASSIFICATION", (2, 8, 4))
     put(voc, "QUICK_SEGMENTATION", (1, 4, 4))
     put(detection, "QUICK", replace(detection.QUICK, steps=2, side=48))

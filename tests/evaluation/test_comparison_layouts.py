@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import unlabeled
-from least_sizes import shrink
+from least_sizes import FEW, shrink
 from oxford_pictures import write_oxford
 from pictures import SETTINGS, Trained
 from unlabeled.protocols.comparison import pictures_of
@@ -105,7 +105,8 @@ def test_class_folders_and_a_table_of_labels(run: Run, trained: Trained, tmp_pat
     found = run.evaluate("all", data, test=test, labels=labels, quick=True, json=tmp_path / "all.json")
     assert set(rows_of(found)) == {"cliques", *CLASSES}
     scores = found["scores"]["ours"]
-    assert scores["knn"]["scores"]["train_images"] == 120 and scores["knn"]["scores"]["test_images"] == 40
+    assert (scores["knn"]["scores"]["train_images"], scores["knn"]["scores"]["test_images"]) == FEW[:2]
+    assert scores["low-shot"]["scores"]["train_images"] == 120
     assert {left["protocol"] for left in found["left_out"]} == {"knn-bank", "retrieval", *VOC}
     assert json.loads((tmp_path / "all.json").read_text())["protocol"] == "all"
 

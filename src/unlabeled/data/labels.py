@@ -38,17 +38,18 @@ class Labels:
         """Labels of some images; the classes stay."""
         return Labels(self.ids[np.asarray(indices)], self.class_names)
 
-    def aligned_to(self, class_names: Sequence[str]) -> Labels:
+    def aligned_to(self, class_names: Sequence[str], data: str | Path) -> Labels:
         """The same labels with the ids of another list of classes, as a test set needs those of its training set.
 
-        Raises DataError if a class in use is not in that list.
+        `data` names these images in errors. Raises DataError if a class in use is not in that list.
         """
         position = {name: k for k, name in enumerate(class_names)}
-        used = {self.class_names[k] for k in np.unique(self.ids[self.ids >= 0])}
-        if unknown := sorted(used - position.keys()):
+        used = [self.class_names[k] for k in np.unique(self.ids[self.ids >= 0])]
+        if unknown := [name for name in used if name not in position]:
+            others = f" and {len(unknown) - 1:,} more" if len(unknown) > 1 else ""
             raise DataError(
-                f"{len(unknown)} classes are not among the {len(position)} known ones, for example '{unknown[0]}': "
-                "both sets of images need the same class names."
+                f"{data} has the class '{unknown[0]}'{others}, which the training images do not have (theirs: "
+                f"{', '.join(class_names[:10])}{' …' if len(class_names) > 10 else ''}); give both sets the same classes."
             )
         table = np.array([*(position.get(name, -1) for name in self.class_names), -1], np.int64)
         return Labels(table[self.ids], list(class_names))

@@ -13,7 +13,7 @@ from unlabeled.errors import DataError, RunError
 from unlabeled.evaluation.knn import KnnProtocol
 from unlabeled.methods.base import fixed_subset
 from unlabeled.models.heads import l2_head
-from unlabeled.protocols.labelled import labelled
+from unlabeled.protocols.labelled import QUICK_TEST, labelled, require_classes
 from unlabeled.protocols.neighbors import check_neighbors
 from unlabeled.protocols.request import Request
 
@@ -54,7 +54,9 @@ def knn_bank(run: Run, asked: Request, *, neighbors: int = 200) -> dict[str, flo
         raise DataError(
             f"the memory bank has {len(bank):,} rows and {asked.data} {len(ids):,} images: give the images it was trained on."
         )
-    store, wanted, _ = labelled(run, asked.test, asked.labels, like=asked.data)
+    require_classes(ids.numpy(), asked.data, asked.labels)
+    most = QUICK_TEST if asked.quick else None
+    store, wanted, _ = labelled(run, asked.test, asked.labels, like=asked.data, most=most)
     features = run.features_of(store, run.backbone, "test images")
     with torch.no_grad():
         outputs = torch.cat([head(rows) for rows in features.split(8192)])

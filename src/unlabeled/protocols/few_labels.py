@@ -101,6 +101,7 @@ def _contest(run: Run, asked: Request, crops: CropCount | None, frozen: bool = F
     """The trained network and the one it began as, the images, and what is the same in all trainings."""
     if crops not in (None, "one", "ten"):
         raise ConfigError(f"--crops of few labels is 'one' or 'ten', got '{crops}'.")
+    # Shares of the images and images a class are to mean the same in a quick call: fewer are scored, fewer views trained on.
     images = labelled_split(run, asked)
     device = next(run.backbone.parameters()).device
     config = run.config.replace(**NO_COLOUR)

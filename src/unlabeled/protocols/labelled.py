@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from unlabeled.data.labels import read_labels
+from unlabeled.data.source import Subset
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import all_gather_rows
 from unlabeled.errors import DataError
 from unlabeled.evaluation.knn import split
+from unlabeled.evaluation.selection import evenly
 from unlabeled.features import embed
 from unlabeled.images import make_loader
 from unlabeled.models import Backbone
@@ -22,6 +24,11 @@ from unlabeled.protocols.request import Request
 
 if TYPE_CHECKING:
     from unlabeled.run import Run
+
+QUICK_TRAIN, QUICK_TEST = 2000, 1000
+"""Images to learn from and to be scored on that a quick call opens at most; one that looks at a single set, the first."""
+HELD_OUT = 0.2
+"""Share of every class that is scored on where there is no `--test`."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +51,25 @@ class LabelledSplit:
         return torch.cat([run.features_of(store, backbone, title) for store in self.stores])
 
 
-def labelled_split(run: Run, asked: Request) -> LabelledSplit:
+def labelled_split(run: Run, asked: Request, most: int | None = None) -> LabelledSplit:
     """Open what a classification protocol needs: DATA with `--test`, or DATA with a fifth of every class held out.
 
+    `most`: open so many to learn from at most, as a quick call does, and `QUICK_TEST` to be scored on, evenly from every
+    class (a part held out of one set is rounded class by class).
+
     Raises:
-        DataError: labels do not fit the images, or the two sets have other classes.
+        DataError: labels do not fit the images, there is only one class, or the two sets have other classes.
     """
-    store, ids, names = labelled(run, asked.data, asked.labels)
     if asked.test is None:
-        train, test = split(ids, seed=run.config.seed)
+        store, ids, names = labelled(run, asked.data, asked.labels, most=most and most + QUICK_TEST)
+        share = max(HELD_OUT, 1 - most / int((ids >= 0).sum())) if most else HELD_OUT
+        train, test = split(ids, share, run.config.seed)
         stores = (store,)
     else:
-        other, other_ids, _ = labelled(run, asked.test, asked.labels, like=asked.data)
+        store, ids, names = labelled(run, asked.data, asked.labels, most=most)
+        other, other_ids, _ = labelled(
+            run, asked.test, asked.labels, like=asked.data, most=QUICK_TEST if most else None
+        )
         train, test = np.flatnonzero(ids >= 0), len(ids) + np.flatnonzero(other_ids >= 0)
         stores, ids = (store, other), np.concatenate([ids, other_ids])
     rows = torch.from_numpy(train), torch.from_numpy(test)
@@ -67,33 +81,46 @@ RAW_SIDE = 32
 
 
 def labelled(
-    run: Run, data: str | Path, spec: str, like: str | Path | None = None
+    run: Run, data: str | Path, spec: str, like: str | Path | None = None, most: int | None = None
 ) -> tuple[ImageStore, np.ndarray, list[str]]:
-    """Open labelled images: the store, the label of each of its rows (-1 = none), and the class names.
+    """Open labelled images: the store, the label of each of its rows (int64 [N], -1 = none), and the class names.
 
-    `like` names the set whose classes these must be: a test set's labels are numbered as the training set's.
+    `like` names the set whose classes these must be: a test set's labels are numbered as the training set's. `most`: open
+    so many at most, all of them labelled, evenly from every class; equal labels give the same images.
+
+    Raises:
+        DataError: no image that can be read has a label, there is only one class, or one that `like` does not have.
     """
     source = open_source(data)
     found = read_labels(source, spec)
-    store = run.record.open(source, title=f"reading {Path(data).name}")
-    ids, names = found.ids[store.index_in_source], found.class_names
     if like is not None:
-        ids, names = _renumbered(ids, names, read_labels(open_source(like), spec).class_names, data)
+        found = found.aligned_to(read_labels(open_source(like), spec).class_names, data)
+    if most is not None:
+        rows = evenly_by_class(found.ids, most)
+        source, found = Subset(source, rows), found[rows]
+    store = run.record.open(source, title=f"reading {Path(data).name}")
+    ids = found.ids[store.index_in_source]
     if not (ids >= 0).any():
         raise DataError(f"none of the {len(ids):,} images of {data} has a label; check `--labels {spec}`.")
-    return store, ids, names
+    if like is None:
+        require_classes(ids, data, spec)
+    return store, ids, found.class_names
 
 
-def _renumbered(ids: np.ndarray, names: list[str], wanted: list[str], data: str | Path) -> tuple[np.ndarray, list[str]]:
-    number = {name: i for i, name in enumerate(wanted)}
-    unknown = [name for name in names if name not in number]
-    if unknown:
+def require_classes(ids: np.ndarray, data: str | Path, spec: str) -> None:
+    """Raise DataError unless these labels (int64 [N], -1 = none) are of two classes: one alone is always right."""
+    if (count := len(np.unique(ids[ids >= 0]))) < 2:
         raise DataError(
-            f"{data} has the class '{unknown[0]}', which the training images do not have (theirs: {', '.join(wanted[:10])}); "
-            "give both sets the same classes."
+            f"images of at least 2 classes are needed, those of {data} have {count}; check `--labels {spec}`, or give images "
+            "of more classes."
         )
-    table = np.array([number[name] for name in names] + [-1], dtype=np.int64)
-    return table[ids], wanted
+
+
+def evenly_by_class(ids: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the labelled rows of ids [N], evenly spaced through them in the order of their classes; sorted."""
+    rows = np.flatnonzero(ids >= 0)
+    by_class = torch.from_numpy(rows[ids[rows].argsort(kind="stable")])
+    return np.sort(evenly(by_class, most).numpy())
 
 
 def raw_pixels(run: Run, store: ImageStore) -> torch.Tensor:

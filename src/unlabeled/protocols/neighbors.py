@@ -12,6 +12,9 @@ from unlabeled.cluster import whitening
 from unlabeled.cluster.cliques import Cliques
 from unlabeled.cluster.cliques import cliques as find_cliques
 from unlabeled.cluster.graph import knn_graph
+from unlabeled.data.source import Subset
+from unlabeled.data.sources import open_source
+from unlabeled.data.store import ImageStore
 from unlabeled.distributed import alone
 from unlabeled.errors import ConfigError, DataError, unknown_name
 from unlabeled.evaluation.edge_ratio import NEIGHBORS as EDGES
@@ -20,7 +23,7 @@ from unlabeled.evaluation.knn import KnnProtocol
 from unlabeled.evaluation.stages import parse_stages
 from unlabeled.methods.base import Method
 from unlabeled.models import Backbone
-from unlabeled.protocols.labelled import labelled, labelled_split, raw_pixels
+from unlabeled.protocols.labelled import QUICK_TRAIN, labelled, labelled_split, raw_pixels
 from unlabeled.protocols.probes import stage_votes
 from unlabeled.protocols.request import Request
 
@@ -63,12 +66,8 @@ def knn(
         raise ConfigError(unknown_name("space", space, SPACES))
     trained = Space(run, space, run.method) if space in HEADED else Space(run, space)
     untrained = Space(run, "output" if space == "bank" else space, run.untrained_method() if space in HEADED else None)
-    images = labelled_split(run, asked)
-    if space == "bank" and images.stores[0].names != run.names:
-        raise DataError(
-            f"the memory bank holds the {len(run.names):,} training images, and {asked.data} is another set: leave DATA out, or "
-            "take `--space output`."
-        )
+    images = labelled_split(run, asked, QUICK_TRAIN if asked.quick else None)
+    bank = bank_rows(run, asked, images.stores[0])[images.train] if space == "bank" else None
 
     def score(features: torch.Tensor) -> dict[str, float]:
         train, test, labels = images.train, images.test, images.labels
@@ -76,7 +75,7 @@ def knn(
         return dict(KnnProtocol(*rows, k=voters, temperature=temperature).run())
 
     voters, temperature = min(neighbors, len(images.train)), run.config.temperature
-    first = score(trained.rows(images.features(run, run.backbone, "trained"), images.train))
+    first = score(trained.rows(images.features(run, run.backbone, "trained"), images.train, bank))
     second = score(untrained.rows(images.features(run, run.untrained_backbone(), "untrained"), images.train))
     scores: dict[str, Any] = {
         "knn": first["knn_top1"],
@@ -94,6 +93,22 @@ def knn(
     return scores | {"stages": stage_votes(run, images, stages, voters)} if stages is not None else scores
 
 
+def bank_rows(run: Run, asked: Request, store: ImageStore) -> torch.Tensor:
+    """The row of the memory bank of each opened image of DATA, int64 [M].
+
+    Raises:
+        DataError: DATA are not the training images.
+    """
+    number = {name: row for row, name in enumerate(run.names)}
+    # A quick call opens some of them; that the others are there too is seen by their names.
+    if not set(store.names) <= number.keys() <= set(open_source(asked.data).names):
+        raise DataError(
+            f"the memory bank holds the {len(run.names):,} training images, and {asked.data} is another set: leave DATA out, or "
+            "take `--space output`."
+        )
+    return torch.tensor([number[name] for name in store.names])
+
+
 class Space:
     """From a backbone's features to the rows that are compared."""
 
@@ -106,40 +121,48 @@ class Space:
                 "head stand for classes."
             )
 
-    def rows(self, features: torch.Tensor, train: torch.Tensor) -> torch.Tensor:
-        """Features [N, D] of the backbone as rows [N, d], those of `train` (int64) being the ones that vote."""
+    def rows(self, features: torch.Tensor, train: torch.Tensor, bank: torch.Tensor | None = None) -> torch.Tensor:
+        """Features [N, D] of the backbone as rows [N, d], those of `train` (int64) being the ones that vote.
+
+        `bank`: the rows of the memory bank, one for each of `train`, that vote in its own space.
+        """
         if self.name == "pca":
             fitted = whitening.fit(features[train], OUTPUT_DIMS, whiten=False, seed=self.run.config.seed)
             return fitted.apply(features)
         if self.method is None:
             return features
         rows = self.method.outputs(features)
-        if self.name == "bank":
-            rows[train] = self.method.spaces(features[:2])["bank"][train]
+        if bank is not None:
+            rows[train] = self.method.spaces(features[:2])["bank"][bank]
         return rows
 
 
-def nmi(run: Run, asked: Request) -> dict[str, float]:
-    """Normalised mutual information of clusters and labels (DeepCluster section 4.1, geometric mean). Keys: `nmi`, `clusters`."""
+def nmi(run: Run, asked: Request) -> dict[str, Any]:
+    """Normalised mutual information of clusters and labels (DeepCluster section 4.1, geometric mean).
+
+    Keys: `nmi`, `clusters`, `images`, those with a label.
+    """
     if asked.test is not None:
         raise DataError("nmi compares the clusters of one set with its labels: give DATA and no --test.")
-    store, ids, _ = labelled(run, asked.data, asked.labels)
+    store, ids, _ = labelled(run, asked.data, asked.labels, most=QUICK_TRAIN if asked.quick else None)
     found = run.catalogue.assign(run.features_of(store))
     known = torch.from_numpy(ids) >= 0
     clusters = found.cluster[known]
-    return {"nmi": metrics.nmi(clusters, torch.from_numpy(ids)[known]), "clusters": len(clusters.unique())}
+    score = metrics.nmi(clusters, torch.from_numpy(ids)[known])
+    return {"nmi": score, "clusters": len(clusters.unique()), "images": len(clusters)}
 
 
 def edge_ratio(run: Run, asked: Request, *, neighbors: int = EDGES) -> dict[str, Any]:
     """Share of nearest-neighbour edges inside a class (thesis section 4.1), trained and untrained, of clustered descriptors.
 
-    Keys: `edge_ratio`, `edge_ratio_median`, `edge_ratio_chance`, `untrained`, `neighbors`, and `per_class`, the ratio by
-    class name. Both networks' features are prepared for clustering as the run's are, each by a whitening of its own.
+    Keys: `edge_ratio`, `edge_ratio_median`, `edge_ratio_chance`, `untrained`, `neighbors`, `images`, and `per_class`, the
+    ratio by class name. Among fewer images more edges leave a class; the chance says by how much at random. Both networks'
+    features are prepared for clustering as the run's are, each by a whitening of its own.
     """
     check_neighbors(neighbors)
     if asked.test is not None:
         raise DataError("edge-ratio looks at the neighbours inside one set: give DATA and no --test.")
-    store, ids, names = labelled(run, asked.data, asked.labels)
+    store, ids, names = labelled(run, asked.data, asked.labels, most=QUICK_TRAIN if asked.quick else None)
     target = torch.from_numpy(ids)
 
     def protocol(backbone: Backbone, title: str) -> EdgeRatioProtocol:
@@ -151,6 +174,7 @@ def edge_ratio(run: Run, asked: Request, *, neighbors: int = EDGES) -> dict[str,
         **dict(trained.run()),
         "untrained": dict(protocol(run.untrained_backbone(), "untrained").run())["edge_ratio"],
         "neighbors": min(trained.neighbors, len(store) - 1),
+        "images": len(store),
         "per_class": {name: float(ratio) for name, ratio in zip(names, ratios, strict=False) if not np.isnan(ratio)},
     }
 
@@ -159,17 +183,19 @@ def cliques(run: Run, asked: Request, *, neighbors: int = CLIQUE_NEIGHBORS) -> d
     """Share of images in a maximal clique of the neighbour graph of at least so many (thesis section 4.1; spec A27).
 
     Labels are not needed. Keys: `in_clique_of_3` to `in_clique_of_6`, trained; `untrained_in_clique_of_3`; `largest`, images
-    of the largest clique; `neighbors`; and `coverage`, the shares by size up to the largest. Features are prepared as for
-    clustering; at most `CLIQUE_IMAGES` images are taken, evenly from all.
+    of the largest clique; `neighbors`; `images`; and `coverage`, the shares by size up to the largest. Features are prepared
+    as for clustering; at most `CLIQUE_IMAGES` images are taken, evenly from all, and the others are not even opened.
     """
     check_neighbors(neighbors)
     if asked.test is not None:
         raise DataError("cliques looks at the neighbours inside one set: give DATA and no --test.")
-    store = run.record.open(asked.data)
-    taken = torch.linspace(0, len(store) - 1, min(len(store), CLIQUE_IMAGES)).long()
+    source, most = open_source(asked.data), QUICK_TRAIN if asked.quick else CLIQUE_IMAGES
+    if len(source) > most:
+        source = Subset(source, torch.linspace(0, len(source) - 1, most).long().tolist())
+    store = run.record.open(source)
 
     def find(backbone: Backbone, title: str) -> Cliques:
-        rows = described(run, run.features_of(store, backbone, title)[taken])
+        rows = described(run, run.features_of(store, backbone, title))
         # Every rank has all rows.
         with alone():
             graph, _ = knn_graph(rows, min(neighbors, len(rows) - 1))
@@ -181,7 +207,8 @@ def cliques(run: Run, asked: Request, *, neighbors: int = CLIQUE_NEIGHBORS) -> d
         **{f"in_clique_of_{size}": trained.coverage(size) for size in range(3, 7)},
         "untrained_in_clique_of_3": untrained.coverage(3),
         "largest": largest,
-        "neighbors": min(neighbors, len(taken) - 1),
+        "neighbors": min(neighbors, len(store) - 1),
+        "images": len(store),
         "coverage": {str(size): trained.coverage(size) for size in range(2, largest + 1)},
     }
 

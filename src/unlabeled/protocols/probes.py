@@ -16,12 +16,12 @@ from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.evaluation.linear import DECAYS, RATES, LinearProbe
 from unlabeled.evaluation.mlp import EPOCHS as MLP_EPOCHS
 from unlabeled.evaluation.mlp import WIDTH, Form, LastMap, MlpProbe
-from unlabeled.evaluation.selection import evenly, folds_of
+from unlabeled.evaluation.selection import folds_of
 from unlabeled.evaluation.stages import StageFeatures, parse_stages
 from unlabeled.evaluation.svm import SvmProbe
 from unlabeled.images import make_loader
 from unlabeled.models import Backbone
-from unlabeled.protocols.labelled import LabelledSplit, labelled_split
+from unlabeled.protocols.labelled import QUICK_TRAIN, LabelledSplit, labelled_split
 from unlabeled.protocols.request import Request
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ EPOCHS = 90
 """Of the published linear probes."""
 QUICK_EPOCHS = 20
 QUICK_WIDTH = 512
-QUICK_TRAIN, QUICK_TEST, QUICK_SVM = 2000, 1000, 800
-"""Images of a quick call at most; the solver of the SVM takes long."""
+QUICK_SVM = 800
+"""Images that a quick SVM learns from: its solver takes long."""
 VALIDATION = 0.1
 """Share of the training images that the best epoch and the hyper-parameters are chosen on."""
 VALIDATION_IMAGES = 10_000
@@ -77,18 +77,13 @@ class ProbeImages:
         return FrozenRows(network, self.views, self.images.labels, part, central, cached, run.config.seed, title)
 
 
-def probe_images(run: Run, asked: Request, quick: int = QUICK_TRAIN) -> ProbeImages:
-    """Open the images of a probe, at most `quick` to learn from if it is to be quick; a tenth of them is for choosing."""
-    images, seed = labelled_split(run, asked), run.config.seed
-    train, test = images.train, images.test
-    if asked.quick:
-        train, test = (
-            evenly_by_class(images.labels, train, quick),
-            evenly_by_class(images.labels, test, QUICK_TEST),
-        )
+def probe_images(run: Run, asked: Request, most: int | None) -> ProbeImages:
+    """Open the images of a probe, at most `most` to learn from; a tenth of them is for choosing."""
+    images, seed = labelled_split(run, asked, most), run.config.seed
+    train = images.train
     share = min(VALIDATION, VALIDATION_IMAGES / len(train))
     kept, chosen = (torch.from_numpy(rows) for rows in split(images.labels[train], share, seed))
-    return ProbeImages(images, Part(train[kept], train[chosen]), test, row_views(run, images))
+    return ProbeImages(images, Part(train[kept], train[chosen]), images.test, row_views(run, images))
 
 
 def row_views(run: Run, images: LabelledSplit) -> RowViews:
@@ -119,11 +114,6 @@ def stage_votes(run: Run, images: LabelledSplit, stages: str, voters: int) -> di
     }
 
 
-def evenly_by_class(labels: torch.Tensor, rows: torch.Tensor, most: int) -> torch.Tensor:
-    """At most `most` rows, evenly spaced through the rows in the order of their classes; sorted."""
-    return evenly(rows[labels[rows].argsort(stable=True)], most).sort().values
-
-
 def linear(
     run: Run,
     asked: Request,
@@ -143,7 +133,7 @@ def linear(
     """
     check_probe(epochs, lr, weight_decay, folds, crops)
     names = parse_stages(stages, run.backbone, output=False)
-    data = probe_images(run, asked)
+    data = probe_images(run, asked, QUICK_TRAIN if asked.quick else None)
 
     def scores(backbone: Backbone, title: str) -> dict[str, dict[str, Any]]:
         features = stage_features(run, backbone, names)
@@ -182,7 +172,7 @@ def mlp(
     check_probe(epochs, None, None, 1, crops)
     if width is not None and width < 1:
         raise ConfigError(f"width must be at least 1, got {width}; the papers use {WIDTH}.")
-    data = probe_images(run, asked)
+    data = probe_images(run, asked, QUICK_TRAIN if asked.quick else None)
 
     def score(backbone: Backbone, title: str) -> dict[str, Any]:
         network = LastMap(backbone, resolve_precision(run.config.precision, data.views.device))
@@ -211,7 +201,7 @@ def svm(run: Run, asked: Request, *, stages: str | None = None, folds: int = 1) 
     """
     check_probe(None, None, None, folds)
     names = parse_stages(stages, run.backbone, output=True)
-    data = probe_images(run, asked, QUICK_SVM)
+    data = probe_images(run, asked, QUICK_SVM if asked.quick else None)
     rows, seed, labels = data.training_rows, run.config.seed, data.images.labels
     place = folds_of(labels, rows, folds, seed) if folds > 1 else [(data.part.train, data.part.validation)]
     positions = [(torch.searchsorted(rows, own), torch.searchsorted(rows, chosen)) for own, chosen in place]
