@@ -127,6 +127,16 @@ def test_pictures_of_a_strange_kind_are_flagged(tmp_path: Path):
     assert share(tmp_path / "blank.npy") > 0.9
 
 
+def test_clusters_people_see_live_where_training_clustered():
+    rows = blobs(300)
+    seen = build(rows, CONFIG.replace(feature="after_relu"))
+    wanted = build(rows.clamp(min=0), CONFIG)
+    assert torch.equal(seen.clusters, wanted.clusters)
+    assert torch.equal(seen.assign(rows).cluster, seen.clusters)
+    # What search compares is the feature itself.
+    assert torch.equal(seen.features, build(rows, CONFIG).features)
+
+
 def test_rows_without_direction_or_number_end_in_words():
     zeros = blobs(60)
     zeros[7] = 0

@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
-from unlabeled.cluster import whitening
 from unlabeled.cluster.kmeans import assign, kmeans
 from unlabeled.cluster.merge_tree import MergeTree, merge_tree
 from unlabeled.cluster.whitening import Whitening
@@ -26,6 +25,7 @@ from unlabeled.distributed import all_gather_rows, shard, world_size
 from unlabeled.errors import RunError, typed
 from unlabeled.evaluation.knn import nearest_neighbors, nearest_others
 from unlabeled.features import allocate
+from unlabeled.methods.clusterer import fit_space
 from unlabeled.randomness import seed_from
 from unlabeled.runfolder import replacing
 
@@ -170,7 +170,7 @@ class Catalogue:
 
 def build(features: torch.Tensor, config: Config) -> Catalogue:
     """Cluster the final features once more and calibrate. `features`: this rank's rows; the result is the same on every rank."""
-    fitted = whitening.fit(features, config.pca_dims, whiten=config.whiten, seed=seed_from(config.seed, "catalogue"))
+    fitted = fit_space(features, config, seed_from(config.seed, "catalogue"))
     rows = fitted.apply(features, normalize_rows=config.normalize_rows)
     total = len(all_gather_rows(torch.zeros(len(rows), 1)))
     found = kmeans(

@@ -45,6 +45,21 @@ def test_stream_equals_at_once(tmp_path: Path) -> None:
     assert torch.allclose(whole, fit(mapped, 10).apply(mapped), atol=1e-6)
 
 
+@pytest.mark.parametrize("dims", [0, 10])
+def test_features_after_a_relu_are_those_features(dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Narrow products too, whose rounding is mended by a second look at the features.
+    monkeypatch.setattr(whitening, "has_fast_bfloat16", lambda device: True)
+    x = features(1000, 600)
+    before = x.clone()
+    fitted, wanted = fit(x, dims, rectify=True), fit(x.clamp(min=0), dims)
+    assert torch.equal(fitted.apply(x), wanted.apply(x.clamp(min=0)))
+    assert torch.equal(x, before)
+    stored = fitted.to_tensors()
+    assert torch.equal(Whitening.from_tensors(stored).apply(x), fitted.apply(x))
+    stored.pop("rectify")
+    assert not Whitening.from_tensors(stored).rectify
+
+
 @pytest.mark.parametrize(("decay", "dims"), [(0.0, 4), (-1.0, 60), (-2.5, 500)], ids=["harmless", "refined", "refused"])
 def test_narrow_products_never_show(decay: float, dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # The smaller the last wanted variance beside the first, the more bfloat16 noise would drown it.

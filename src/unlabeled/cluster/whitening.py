@@ -5,6 +5,8 @@ Shapes: n rows of this rank, N rows of all ranks, D dimensions, d of them kept.
 
     x  ->  (x - mean) @ componentsᵀ * scale  ->  / its own length         scale = 1 / sqrt(eigenvalue), or 1
 
+where x has gone through a ReLU first if that was asked for.
+
 The moments are summed chunk by chunk, so features may be a tensor, a memory map, or chunks that are computed and thrown
 away; sums are kept in float64 and shifted by a first estimate of the mean, so a large common offset costs no digits.
 Only moments cross ranks. The top d eigenvectors come from a full decomposition where D is small and from subspace
@@ -57,6 +59,8 @@ class Whitening:
     """Sum of all D variances; `eigenvalues / total_variance` are the shares that the directions explain."""
     note: str = ""
     """Why fewer dimensions than asked were kept, one sentence; empty otherwise."""
+    rectify: bool = False
+    """Whether features go through a ReLU first."""
 
     @property
     def dims(self) -> int:
@@ -75,7 +79,7 @@ class Whitening:
         columns = (self.components * self.scale[:, None]).t().to(device)
         out = torch.empty(len(features), self.dims, device=device)
         start = 0
-        for part in _chunks(features):
+        for part in _chunks(features, self.rectify):
             centred = part.to(device) - mean
             rows = centred @ columns if len(self.components) else centred
             if normalize_rows:
@@ -93,17 +97,19 @@ class Whitening:
             "eigenvalues": self.eigenvalues,
             "total_variance": torch.tensor(self.total_variance, dtype=torch.float64),
             "note": torch.tensor(list(self.note.encode()), dtype=torch.uint8),
+            "rectify": torch.tensor(self.rectify),
         }
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Whitening:
-        """The inverse of `to_tensors`."""
+        """The inverse of `to_tensors`; what earlier versions stored knew no `rectify`."""
         names = ("mean", "components", "scale", "eigenvalues", "total_variance", "note")
         missing = [name for name in names if name not in tensors]
         if missing:
             raise DataError(f"a stored whitening needs the tensors {', '.join(names)}; {', '.join(missing)} missing.")
         mean, components, scale, eigenvalues, total, note = (tensors[name] for name in names)
-        return cls(mean, components, scale, eigenvalues, float(total), bytes(note.tolist()).decode())
+        rectify = "rectify" in tensors and bool(tensors["rectify"])
+        return cls(mean, components, scale, eigenvalues, float(total), bytes(note.tolist()).decode(), rectify)
 
 
 def fit(
@@ -111,6 +117,7 @@ def fit(
     dims: int,
     *,
     whiten: bool = True,
+    rectify: bool = False,
     seed: int = 0,
 ) -> Whitening:
     """Fit on the rows of all ranks.
@@ -119,6 +126,7 @@ def fit(
         features: this rank's rows, [n, D] tensor, array or memory map, or an iterable of such chunks, read once.
         dims: dimensions kept; 0 keeps all of them and does not rotate, only centres.
         whiten: divide kept dimensions by their standard deviation (ablation C06 turns it off).
+        rectify: take features after a ReLU. They are not changed, nor copied as a whole.
         seed: decides where the subspace iteration starts; the result is the same up to rounding.
 
     Raises:
@@ -130,21 +138,21 @@ def fit(
     # An iterator may be a feature pass that is running: it is read once. Arrays can be read again in float32, so they
     # are first read as narrow as the hardware is fast at.
     again = isinstance(features, Tensor | np.ndarray)
-    moments = _Moments(_chunks(features), covariance=dims > 0, narrow=again)
+    moments = _Moments(_chunks(features, rectify), covariance=dims > 0, narrow=again)
     mean, covariance = moments.reduce()
     if covariance is None:
         empty = torch.zeros(0, len(mean), device=mean.device)
         none = torch.zeros(0, dtype=torch.float64)
-        return Whitening(mean.float(), empty, none.float(), none, 0.0)
-    fitted = _decompose(mean, covariance, moments, dims, whiten, seed)
+        return Whitening(mean.float(), empty, none.float(), none, 0.0, rectify=rectify)
+    fitted = replace(_decompose(mean, covariance, moments, dims, whiten, seed), rectify=rectify)
     if moments.rounded:
         asked = min(dims, len(mean)) == fitted.dims
         doubt = moments.rounding(covariance) / max(float(fitted.eigenvalues.min()), 1e-300) if asked else math.inf
         if doubt > 0.1:
-            moments = _Moments(_chunks(features), covariance=True, narrow=False)
+            moments = _Moments(_chunks(features, rectify), covariance=True, narrow=False)
             mean, covariance = moments.reduce()
             assert covariance is not None
-            fitted = _decompose(mean, covariance, moments, dims, whiten, seed)
+            fitted = replace(_decompose(mean, covariance, moments, dims, whiten, seed), rectify=rectify)
         elif doubt > 2e-3:
             fitted = _refine(fitted, features, whiten)
     return fitted
@@ -361,12 +369,13 @@ def _ritz(matrix: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
     return basis @ turn.flip(1).to(basis.dtype), values.flip(0)
 
 
-def _chunks(features: Features) -> Iterator[Tensor]:
-    """[m, D] float32 pieces of moderate length, without reading a memory map as a whole."""
+def _chunks(features: Features, rectify: bool = False) -> Iterator[Tensor]:
+    """[m, D] float32 pieces of moderate length, after a ReLU if asked, without reading a memory map as a whole."""
     pieces = [features] if isinstance(features, Tensor | np.ndarray) else features
     for piece in pieces:
         if piece.ndim != 2:
             raise DataError(f"features must be a matrix (rows, dimensions), got shape {tuple(piece.shape)}.")
         for start in range(0, len(piece), _CHUNK):
             part = piece[start : start + _CHUNK]
-            yield (part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))).float()
+            part = (part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))).float()
+            yield part.relu() if rectify else part

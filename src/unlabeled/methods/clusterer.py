@@ -69,16 +69,13 @@ class Clusterer:
             )
 
     def cluster(self, features: torch.Tensor, seed: int) -> Found:
-        """Cluster the features of all ranks, [n, D] of them here; with `feature = after_relu` they are overwritten.
+        """Cluster the features of all ranks, [n, D] of them here.
 
         Raises:
             DataError: the clustering finds no cluster at all.
         """
         config = self.config
-        if config.feature == "after_relu":
-            # In place: a copy of features that were spilled to disk would not fit.
-            features.clamp_(min=0)
-        fitted = whitening.fit(features, config.pca_dims, whiten=config.whiten, seed=seed)
+        fitted = fit_space(features, config, seed)
         rows = allocate(len(features), fitted.dims)
         for start in range(0, len(rows), _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -125,3 +122,12 @@ class Clusterer:
         )
         labels = all_gather_rows(found.labels)
         return Found(labels, config.num_clusters, numbers | {"inertia": found.inertia[-1] / len(labels)})
+
+
+def fit_space(features: torch.Tensor, config: Config, seed: int) -> whitening.Whitening:
+    """The map from features, [n, D] of them on this rank, to the space that `config` clusters them in (section 3.4).
+
+    Raises DataError for features that are not finite.
+    """
+    after = config.feature == "after_relu"
+    return whitening.fit(features, config.pca_dims, whiten=config.whiten, rectify=after, seed=seed)

@@ -91,8 +91,7 @@ class DeepCluster(Method):
             return
         chosen = None if self.config.subset_mode == "mismatched" else self._subset(epoch)
         features = embed(chosen)
-        # A copy, because clustering may clamp the features in place.
-        some = all_gather_rows(features[:STATISTICS_ROWS])[:STATISTICS_ROWS].clone()
+        some = all_gather_rows(features[:STATISTICS_ROWS])[:STATISTICS_ROWS]
         numbers = health.feature_statistics(some)
         zeros = (features[:STATISTICS_ROWS] <= 0).double().mean().reshape(1)
         numbers["zeros_after_relu"] = float(all_gather_rows(zeros).mean())

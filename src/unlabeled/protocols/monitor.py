@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from unlabeled import health, metrics
-from unlabeled.cluster import whitening
 from unlabeled.config import Config
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import Source
@@ -14,6 +13,7 @@ from unlabeled.distributed import all_gather_rows
 from unlabeled.evaluation.edge_ratio import EdgeRatioProtocol
 from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.methods.base import Embed, Method
+from unlabeled.methods.clusterer import fit_space
 from unlabeled.methods.deepcluster import DeepCluster
 
 EDGE_ROWS = 20_000
@@ -80,7 +80,5 @@ class Monitor:
     def edge_ratio(self, rows: torch.Tensor) -> float:
         """Edges inside a class, of rows prepared as for clustering."""
         config = self.config
-        prepared = rows.clamp(min=0) if config.feature == "after_relu" else rows
-        fitted = whitening.fit(prepared, config.pca_dims, whiten=config.whiten, seed=config.seed)
-        described = fitted.apply(prepared, normalize_rows=config.normalize_rows)
+        described = fit_space(rows, config, config.seed).apply(rows, normalize_rows=config.normalize_rows)
         return dict(EdgeRatioProtocol(described, self.labels).run())["edge_ratio"]

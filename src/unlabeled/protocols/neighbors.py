@@ -22,6 +22,7 @@ from unlabeled.evaluation.edge_ratio import EdgeRatioProtocol
 from unlabeled.evaluation.knn import KnnProtocol
 from unlabeled.evaluation.stages import parse_stages
 from unlabeled.methods.base import Method
+from unlabeled.methods.clusterer import fit_space
 from unlabeled.models import Backbone
 from unlabeled.protocols.labelled import QUICK_TRAIN, labelled, labelled_split, raw_pixels
 from unlabeled.protocols.probes import stage_votes
@@ -216,10 +217,7 @@ def cliques(run: Run, asked: Request, *, neighbors: int = CLIQUE_NEIGHBORS) -> d
 def described(run: Run, features: torch.Tensor) -> torch.Tensor:
     """Features [N, D] prepared for clustering as the run's are, by a whitening of their own."""
     config = run.config
-    if config.feature == "after_relu":
-        features = features.clamp(min=0)
-    fitted = whitening.fit(features, config.pca_dims, whiten=config.whiten, seed=config.seed)
-    return fitted.apply(features, normalize_rows=config.normalize_rows)
+    return fit_space(features, config, config.seed).apply(features, normalize_rows=config.normalize_rows)
 
 
 def check_neighbors(neighbors: int) -> None:
