@@ -51,6 +51,25 @@ def test_what_does_not_fit_is_refused_with_both_numbers(made: Plan):
         replace(made, weights=3 * 10**12, available=10**9).check()
 
 
+def test_beside_a_gpu_features_and_clusters_are_in_main_memory(made: Plan):
+    gpu = replace(made, available=10**9, host=10**10)
+    assert gpu.memory == made.weights + made.activations + made.table
+    assert gpu.memory + made.features + made.clustering == made.memory
+    assert replace(gpu, clustering=2 * 10**9).memory == gpu.memory, "more than the GPU has, and none of its business"
+    replace(gpu, clustering=2 * 10**9).check()
+    assert "GPU about" in gpu.sentence() and "10.0 GB are free" in gpu.sentence()
+    with pytest.raises(ConfigError, match=r"about 20\.0 GB of main memory .* 10\.0 GB are free"):
+        replace(gpu, catalogue=2 * 10**10).check()
+    with pytest.raises(ConfigError, match=r"needs about 3\.0 TB .* 1\.0 GB are free"):
+        replace(gpu, weights=3 * 10**12).check()
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch):
+    alone = free_memory("cpu")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert free_memory("cpu") == pytest.approx(alone / 8, rel=0.3)
+
+
 def test_a_batch_larger_than_the_set_is_refused(made: Plan):
     with pytest.raises(ConfigError, match=r"batch_size \(50\) on each of 30 processes .*\(1,000\).*--batch-size 16"):
         replace(made, processes=30).check()

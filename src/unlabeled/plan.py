@@ -13,6 +13,7 @@ import torch
 
 from unlabeled.catalogue import REFERENCE_ROWS
 from unlabeled.config import Config, DataFacts
+from unlabeled.distributed import local_world_size
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.features import SPILL_BYTES
 from unlabeled.methods.base import Method
@@ -37,6 +38,9 @@ class Plan:
     batch_size: int
     processes: int
     available: int
+    """Free where the network trains."""
+    host: int | None
+    """Free main memory where the network trains on a GPU: features and clusters stay here. None without one."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -45,16 +49,30 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Bytes needed at once on the training device's side; features beyond a limit go to disk instead.
+        """Bytes needed at once where the network trains; features beyond a limit go to disk instead.
 
         The catalogue is made at the end, when nothing is kept for a backward pass any more.
         """
+        if self.host is not None:
+            return self.weights + self.activations + self.table
         passing = max(self.activations, self.catalogue)
         return self.weights + passing + _in_memory(self.features) + self.clustering + self.table
+
+    @property
+    def host_memory(self) -> int:
+        """Bytes needed at once in main memory beside a GPU."""
+        return _in_memory(self.features) + max(self.clustering, self.catalogue)
 
     def sentence(self) -> str:
         """The plan in one line."""
         spilled = " (on disk)" if self.features > SPILL_BYTES else ""
+        if self.host is not None:
+            return (
+                f"memory of the GPU about {size(self.memory)}: network and optimizer {size(self.weights)}, activations "
+                f"{size(self.activations)}, targets {size(self.table)}; {size(self.available)} are free. Main memory about "
+                f"{size(self.host_memory)}: features {size(self.features)}{spilled}, clustering {size(self.clustering)}, after "
+                f"training {size(self.catalogue)} for the catalogue instead of that; {size(self.host)} are free"
+            )
         return (
             f"memory about {size(self.memory)}: network and optimizer {size(self.weights)}, activations {size(self.activations)}, "
             f"features {size(self.features)}{spilled}, clustering {size(self.clustering)}, "
@@ -83,6 +101,11 @@ class Plan:
                 f"this run needs about {size(self.memory)} of memory and {size(self.available)} are free; "
                 "lower --batch-size or --image-size, or choose a smaller --backbone or fewer --num-clusters."
             )
+        if self.host is not None and self.host_memory > self.host:
+            raise ConfigError(
+                f"this run needs about {size(self.host_memory)} of main memory for features and clusters and {size(self.host)} are "
+                "free; lower --pca-dims or --num-clusters, choose a smaller --backbone, or use more machines."
+            )
 
 
 def plan(method: Method, config: Config, facts: DataFacts, world_size: int = 1) -> Plan:
@@ -106,6 +129,7 @@ def plan(method: Method, config: Config, facts: DataFacts, world_size: int = 1) 
         batch_size=config.batch_size,
         processes=world_size,
         available=free_memory(facts.device),
+        host=free_memory("cpu") if facts.device == "cuda" else None,
     )
 
 
@@ -114,7 +138,8 @@ def _in_memory(features: int) -> int:
 
 
 def free_memory(device: str) -> int:
-    """Bytes free on the device now; for the CPU within the limit of the container, if there is one."""
+    """Bytes free on the device now; for the CPU within the limit of the container, if there is one, and this process's share
+    where several on one machine need as much each."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else [2**40]
@@ -127,4 +152,4 @@ def free_memory(device: str) -> int:
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
         free.append(int(limit.read_text()) - int(used.read_text()))
-    return max(min(free), 0)
+    return max(min(free), 0) // local_world_size()
