@@ -9,7 +9,7 @@ from typing import Any
 
 from unlabeled.protocols import bank, detection, few_labels, labelled, neighbors, probes, voc
 
-FEW = (12, 6, 9)
+FEW = (24, 8, 12)
 """Images that a quick call learns from and is scored on, and that a quick SVM learns from."""
 
 
@@ -34,5 +34,6 @@ def shrink(put: Callable[[Any, str, Any], None]) -> None:
     put(import_module("unlabeled.protocols.retrieval"), "QUICK_SIDE", 64)
     put(probes, "QUICK_EPOCHS", 2)
     put(probes, "QUICK_WIDTH", 32)
-    for name, value in {"SHOTS": (1,), "FRACTIONS": (0.1,), "DRAWS": 2, "STEPS": 2, "VIEWS": 60, "TEST": 16}.items():
+    put(probes, "RATES", probes.RATES[:2])
+    for name, value in {"SHOTS": (1,), "FRACTIONS": (0.1,), "DRAWS": 2, "STEPS": 2, "VIEWS": 16, "TEST": 16}.items():
         put(few_labels, f"QUICK_{name}", value)

@@ -43,7 +43,7 @@ with distributed.process_group("cpu"):
 
 
 def test_two_processes_fill_the_table_of_one(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    devkit, oxford = write_devkit(tmp_path / "devkit", train=16, test=4), write_oxford(tmp_path / "oxford")
+    devkit, oxford = write_devkit(tmp_path / "devkit", train=32, test=4), write_oxford(tmp_path / "oxford")
     shutil.move(str(oxford / "other"), tmp_path / "other")
     table = tmp_path / "classes.csv"
     names = sorted(file.name for file in (devkit / "VOC2007" / "JPEGImages").iterdir())
