@@ -96,7 +96,9 @@ def test_alignment_of_test_labels_with_training_labels() -> None:
     aligned = test.aligned_to(["ant", "bird", "cat"], "test")
     assert aligned.ids.tolist() == [2, 1, -1]
     assert test[[2, 0]].ids.tolist() == [-1, 1]
-    with pytest.raises(DataError, match=r"test has the class 'bird', which the training images do not have.*theirs: cat"):
+    with pytest.raises(
+        DataError, match=r"test has the class 'bird', which the training images do not have.*theirs: cat"
+    ):
         test.aligned_to(["cat"], "test")
     # Only a class in use has to be known.
     assert test[[0, 2]].aligned_to(["cat"], "test").ids.tolist() == [0, -1]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 import unlabeled
 from pictures import Trained
@@ -112,6 +113,11 @@ def test_two_runs_in_one_table(trained: Trained, tmp_path: Path, few: list[str])
     stored = json.loads((out / "comparison.json").read_text())
     assert stored["scores"]["b"]["knn"]["scores"]["untrained"] == 0.2 and stored["seconds"]["knn"][0] >= 0
     assert [one["seed"] for one in stored["contenders"]] == [0, 0] and found["markdown"] == text
+    # What the papers report for each protocol of the table, in all three files and in what is returned.
+    told = {name: protocols.PUBLISHED[name] for name in ("knn", "nmi")}
+    assert stored["published"] == found["published"] == told
+    sentences = [line.partition(": ")[2] for line in text.splitlines() if line.startswith(("- knn: ", "- nmi: "))]
+    assert sentences == list(told.values()) and all(str(escape(sentence)) in html for sentence in sentences)
     assert run.scores["knn"]["knn"] == 0.5
     with pytest.raises(ConfigError, match="is compared with itself"):
         run.evaluate("all", trained.photos, compare=str(tmp_path / "a"))
@@ -150,6 +156,7 @@ def example() -> Comparison:
         ],
         {"knn": [12.0, 4000.0], "nmi": [1.0, None]},
         [LeftOut("mlp", HOSTILE)],
+        {"knn": HOSTILE},
     )
 
 

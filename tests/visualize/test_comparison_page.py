@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from unlabeled.protocols import PUBLISHED
 from unlabeled.visualize.comparison import Comparison, Contender, LeftOut, Row, Score, page
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def example(runs: int) -> Comparison:
             LeftOut("voc-detection", "needs a folder in the layout of PASCAL VOC (VOCdevkit/VOC2007/JPEGImages)."),
             LeftOut("retrieval", HOSTILE),
         ],
+        {name: PUBLISHED[name] for name in ("knn", "linear", "low-shot", "nmi")},
     )
 
 
@@ -98,6 +100,9 @@ def test_it_fits_and_can_be_read(browser: Browser, tmp_path: Path, scheme: Any, 
         for where in ("td.measure", ".seed", "h1", "dd"):
             ink = luminance(tab, where, "color") + 0.05
             assert max(ink, behind) / min(ink, behind) >= 4.5, where
+        # What the papers report stands below, a sentence for each protocol of the table.
+        told = tab.locator("h2:has-text('Published') ~ dl").first.locator("dd")
+        assert told.all_inner_texts() == [PUBLISHED[name] for name in ("knn", "linear", "low-shot", "nmi")]
         # A table of its own width is scrolled by the keyboard too.
         scroller = tab.locator(".scroll")
         assert scroller.get_attribute("tabindex") == "0" and scroller.get_attribute("aria-label")

@@ -19,6 +19,7 @@ from unlabeled.data.sources import open_source
 from unlabeled.distributed import broadcast_object, is_main
 from unlabeled.errors import ConfigError, DataError, UnlabeledError
 from unlabeled.protocols.needs import Layout, needs_of
+from unlabeled.protocols.published import PUBLISHED
 from unlabeled.protocols.request import Request, one_untrained_network
 from unlabeled.runfolder import require_writable, write_json, write_text
 from unlabeled.visualize.comparison import Comparison, Contender, LeftOut, Row, Score, markdown, page
@@ -62,7 +63,8 @@ def evaluate_all(
 
     `compare`: other runs to put beside this one. `out`: folder of the three files. `ground_truth`, `pca`: as of retrieval;
     the lists found in DATA and the run's training images unless given. Keys: `rows`, `left_out`, `seconds`, `contenders`,
-    `scores` (what each protocol returned, by run and protocol), `files`, `markdown`.
+    `published` (what the papers report, by protocol), `scores` (what each protocol returned, by run and protocol), `files`,
+    `markdown`.
 
     Raises:
         ConfigError: a run is compared with itself.
@@ -222,6 +224,7 @@ def _comparison(asked: Request, runs: Mapping[str, Run], scores: Mapping[str, Ma
         rows,
         {protocol: [measured[protocol].get("seconds") for measured in scores.values()] for protocol in ordered()},
         left,
+        {row.protocol: PUBLISHED[row.protocol] for row in rows if row.protocol in PUBLISHED},
     )
 
 

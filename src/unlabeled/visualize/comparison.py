@@ -80,6 +80,11 @@ class Comparison:
     seconds: dict[str, Sequence[float | None]]
     """What each protocol cost with both networks, by its name, in the order of the runs."""
     left_out: Sequence[LeftOut] = field(default_factory=tuple[LeftOut, ...])
+    published: dict[str, str] = field(default_factory=dict[str, str])
+    """What the papers report for each protocol of the table, by its name."""
+
+
+ALIKE = "What the papers report compares with these scores only where images, network and training are theirs."
 
 
 def markdown(found: Comparison) -> str:
@@ -98,6 +103,9 @@ def markdown(found: Comparison) -> str:
     if found.rows:
         text += ["| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines]
     text += ["", *(f"- {_cell(one.name)}: {_cell(_facts(one))}" for one in found.contenders)]
+    if found.published:
+        text += ["", f"Published. {ALIKE}", ""]
+        text += [f"- {name}: {_cell(sentence)}" for name, sentence in found.published.items()]
     if found.left_out:
         text += ["", "Left out:", "", *(f"- {one.protocol}: {_cell(one.reason)}" for one in found.left_out)]
     return "\n".join(text) + "\n"
@@ -120,6 +128,8 @@ def page(found: Comparison) -> str:
             opening=_opening(found),
             facts=[(printable(one.name), one.seed, _facts(one)) for one in found.contenders],
             rows=rows,
+            alike=ALIKE,
+            published=[(printable(name), printable(sentence)) for name, sentence in found.published.items()],
             left_out=[(printable(one.protocol), printable(one.reason)) for one in found.left_out],
         )
     )
