@@ -17,8 +17,9 @@ import unlabeled
 from pictures import Trained
 from unlabeled.errors import ConfigError
 from unlabeled.evaluation import fitting
+from unlabeled.evaluation.classifiers import Remembering, summed_cross_entropy
 from unlabeled.evaluation.frozen import Central, FrozenRows, Part, validation_accuracy
-from unlabeled.evaluation.linear import MOMENTUM, Classifiers, LinearProbe, Remembering, Setting, summed_cross_entropy
+from unlabeled.evaluation.linear import MOMENTUM, Classifiers, LinearProbe, Setting
 from unlabeled.evaluation.partial import Partial
 
 LABELS = torch.arange(120) % 3
@@ -102,11 +103,11 @@ def test_every_stage_is_scored_and_the_best_epoch_is_remembered():
 def test_what_was_best_is_kept_for_each_classifier_alone():
     module = Remembering(Classifiers(DIMS, list(DIMS), 3, 0))
     first = [layer.weight.clone() for layer in module.now.layers]
-    module.seen(0, torch.tensor([0.5, 0.2]))
+    module.remember(0, torch.tensor([0.5, 0.2]))
     with torch.no_grad():
         for layer in module.now.layers:
             layer.weight += 1
-    module.seen(1, torch.tensor([0.5, 0.6]))
+    module.remember(1, torch.tensor([0.5, 0.6]))
     assert module.epoch.tolist() == [0, 1] and module.accuracy.tolist() == pytest.approx([0.5, 0.6])
     assert torch.equal(module.best.layers[0].weight, first[0])
     assert torch.equal(module.best.layers[1].weight, first[1] + 1)
@@ -130,11 +131,11 @@ def test_a_stopped_probe_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     whole = probe(rates=(0.01, 0.1)).scores()
     seen, epochs = Remembering.seen, list[int]()
 
-    def stop(self: Remembering, epoch: int, accuracy: torch.Tensor) -> None:
+    def stop(self: Remembering, epoch: int, data: FrozenRows) -> None:
         epochs.append(epoch)
         if epochs == [0, 1, 2, 3, 4]:
             raise KeyboardInterrupt
-        seen(self, epoch, accuracy)
+        seen(self, epoch, data)
 
     monkeypatch.setattr(Remembering, "seen", stop)
     partial = Partial(tmp_path)

@@ -146,19 +146,3 @@ def validation_accuracy(module: nn.Module, data: FrozenRows) -> torch.Tensor:
         is_number = logits.isfinite().all(2)
         right.append((logits.argmax(2) == target[:, None]) & is_number)
     return torch.cat(right).float().mean(0)
-
-
-@dataclass(frozen=True)
-class EpochScores:
-    """A classifier scored on the test set. Accuracies are fractions; top-5 only where there are more than five classes."""
-
-    top1: float
-    """Of the last epoch."""
-    top5: float | None
-    best_top1: float
-    """Of the epoch that was best on the validation part."""
-    best_top5: float | None
-    best_epoch: int
-    """That epoch, from 1."""
-    validation: float
-    """Accuracy on the validation part in that epoch, one central view."""

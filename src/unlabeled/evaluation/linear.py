@@ -13,7 +13,6 @@ Shapes: B images, D numbers of all stages together, S stages, P classifiers, K c
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,12 +23,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from unlabeled.evaluation.classifiers import EpochScores, Remembering, SideBySide, summed_cross_entropy
 from unlabeled.evaluation.crops import CropCount
 from unlabeled.evaluation.fitting import Fit, Group, Sgd, fit
-from unlabeled.evaluation.frozen import Central, EpochScores, FrozenRows, Part, validation_accuracy
+from unlabeled.evaluation.frozen import Central, FrozenRows, Part, validation_accuracy
 from unlabeled.evaluation.partial import Partial
 from unlabeled.evaluation.selection import Fold, cross_validate, evenly, folds_of
-from unlabeled.metrics import topk_accuracy
 from unlabeled.randomness import generator
 
 RATES = (0.001, 0.003, 0.01, 0.03)
@@ -63,27 +62,27 @@ class StageScore(EpochScores):
     weight_decay: float
 
 
-class Classifiers(nn.Module):
+class Classifiers(SideBySide):
     """Linear layers, each on the columns of one stage; weights N(0, 0.01²) and biases 0."""
 
     def __init__(self, dims: Mapping[str, int], stages: Sequence[str], classes: int, seed: int) -> None:
         """`stages`: which stage each classifier reads, equal ones side by side."""
-        super().__init__()
+        super().__init__(nn.Linear(dims[stage], classes) for stage in stages)
         self.dims, self.stages = dict(dims), tuple(stages)
-        self.layers = nn.ModuleList()
-        for stage in stages:
-            layer = nn.Linear(dims[stage], classes)
+        for stage, layer in zip(self.stages, self._linear(), strict=True):
             # The same beginning for every setting of a stage.
             nn.init.normal_(layer.weight, 0, 0.01, generator=generator(seed, "linear probe", stage))
             nn.init.zeros_(layer.bias)
-            self.layers.append(layer)
+
+    def _linear(self) -> list[nn.Linear]:
+        return [cast(nn.Linear, layer) for layer in self.layers]
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """[B, D] to logits [B, P, K]."""
         parts = dict(zip(self.dims, rows.split(list(self.dims.values()), dim=1), strict=True))
         own: dict[str, list[nn.Linear]] = {stage: [] for stage in self.stages}
-        for stage, layer in zip(self.stages, self.layers, strict=True):
-            own[stage].append(cast(nn.Linear, layer))
+        for stage, layer in zip(self.stages, self._linear(), strict=True):
+            own[stage].append(layer)
         # All classifiers of a stage in one product: ten columns at a time would be several times slower.
         logits = [
             functional.linear(
@@ -99,40 +98,6 @@ class Classifiers(nn.Module):
             Group(list(layer.parameters()), setting.rate, setting.weight_decay)
             for layer, setting in zip(self.layers, settings, strict=True)
         ]
-
-
-class Remembering(nn.Module):
-    """Classifiers beside what each of them was in its best epoch."""
-
-    accuracy: torch.Tensor
-    epoch: torch.Tensor
-
-    def __init__(self, now: Classifiers) -> None:
-        super().__init__()
-        self.now = now
-        self.best = copy.deepcopy(now).requires_grad_(False)
-        self.register_buffer("accuracy", torch.full((len(now.layers),), -1.0))
-        self.register_buffer("epoch", torch.zeros(len(now.layers), dtype=torch.int64))
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """[B, D] to the logits [B, P, K] of the classifiers as they are now."""
-        return self.now(rows)
-
-    def both(self, rows: torch.Tensor) -> torch.Tensor:
-        """[B, D] to [B, 2P, K]: as they are now, then as they were at their best."""
-        return torch.cat([self.now(rows), self.best(rows)], 1)
-
-    def seen(self, epoch: int, accuracy: torch.Tensor) -> None:
-        """Remember those that are better than ever after `epoch`, by their `accuracy` [P]."""
-        for number in (accuracy > self.accuracy.cpu()).nonzero()[:, 0].tolist():
-            self.best.layers[number].load_state_dict(self.now.layers[number].state_dict())
-            self.accuracy[number], self.epoch[number] = accuracy[number], epoch
-
-
-def summed_cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Sum over classifiers of the mean loss: each gets the gradient it would get alone. [B, P, K], [B] -> scalar."""
-    count = output.shape[1]
-    return functional.cross_entropy(output.transpose(1, 2), target[:, None].expand(-1, count)) * count
 
 
 @dataclass(frozen=True)
@@ -219,15 +184,20 @@ class LinearProbe:
 
     def _trained(self, settings: Mapping[str, Setting]) -> dict[str, StageScore]:
         data = self.data
-        module = Remembering(Classifiers(self.dims, list(self.dims), self.classes, data.seed)).to(data.views.device)
+        layers = Classifiers(self.dims, list(self.dims), self.classes, data.seed)
+        module = Remembering(layers).to(data.views.device)
 
         def after_epoch(epoch: int) -> None:
-            module.seen(epoch, validation_accuracy(module, data))
+            module.seen(epoch, data)
 
         chosen = [settings[stage] for stage in self.dims]
         title = f"{data.title}, {len(self.dims)} stages"
-        self._fit(module, module.now, chosen, data, self.epochs, title, f"{self.name}-fit", after_epoch)
-        return self._scored(module, settings)
+        self._fit(module, layers, chosen, data, self.epochs, title, f"{self.name}-fit", after_epoch)
+        scores = module.scores(data, self.test, self.crops)
+        return {
+            stage: StageScore(**vars(score), **vars(settings[stage]))
+            for stage, score in zip(self.dims, scores, strict=True)
+        }
 
     def _fit(
         self,
@@ -254,24 +224,3 @@ class LinearProbe:
             after_epoch=after_epoch,
             mover=mover,
         )
-
-    def _scored(self, module: Remembering, settings: Mapping[str, Setting]) -> dict[str, StageScore]:
-        found = self.data.scores(module.both, self.test, self.crops)
-        labels, count = self.data.labels[self.test], len(self.dims)
-
-        def top(number: int, k: int) -> float | None:
-            return topk_accuracy(found[:, number], labels, k) if self.classes > k else None
-
-        return {
-            stage: StageScore(
-                top1=topk_accuracy(found[:, number], labels),
-                top5=top(number, 5),
-                best_top1=topk_accuracy(found[:, count + number], labels),
-                best_top5=top(count + number, 5),
-                best_epoch=int(module.epoch[number]) + 1,
-                validation=float(module.accuracy[number]),
-                lr=settings[stage].lr,
-                weight_decay=settings[stage].weight_decay,
-            )
-            for number, stage in enumerate(self.dims)
-        }

@@ -15,7 +15,6 @@ Shapes: B images, D numbers of the last map, K classes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,9 +24,10 @@ from torch import nn
 from torch.nn import functional
 
 from unlabeled.device import autocast
+from unlabeled.evaluation.classifiers import EpochScores, Remembering, SideBySide, summed_cross_entropy
 from unlabeled.evaluation.crops import Aggregate, CropCount
 from unlabeled.evaluation.fitting import Damped, Fit, Group, Mover, Sgd, fit
-from unlabeled.evaluation.frozen import EpochScores, FrozenRows, validation_accuracy
+from unlabeled.evaluation.frozen import FrozenRows
 from unlabeled.evaluation.linear import MOMENTUM, Setting
 from unlabeled.evaluation.partial import Partial
 from unlabeled.evaluation.selection import evenly
@@ -111,34 +111,6 @@ class MlpScore(EpochScores):
     """Of the last epoch on training images, one central view."""
 
 
-class Remembering(nn.Module):
-    """A perceptron beside what it was in its best epoch."""
-
-    accuracy: torch.Tensor
-    epoch: torch.Tensor
-
-    def __init__(self, now: nn.Module) -> None:
-        super().__init__()
-        self.now, self.best = now, copy.deepcopy(now).requires_grad_(False)
-        self.register_buffer("accuracy", torch.tensor(-1.0))
-        self.register_buffer("epoch", torch.tensor(0))
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """[B, D] to the logits [B, K] of the perceptron as it is now."""
-        return self.now(rows)
-
-    def both(self, rows: torch.Tensor) -> torch.Tensor:
-        """[B, D] to [B, 2, K]: as it is now, then as it was at its best."""
-        return torch.stack([self.now(rows), self.best(rows)], 1)
-
-    def seen(self, epoch: int, accuracy: float) -> None:
-        """Remember the weights after `epoch` if they are better than ever."""
-        if accuracy > float(self.accuracy):
-            self.best.load_state_dict(self.now.state_dict())
-            self.accuracy.fill_(accuracy)
-            self.epoch.fill_(epoch)
-
-
 @dataclass(frozen=True)
 class MlpProbe:
     """A perceptron on the frozen last map: `run()` yields (metric, value), fractions."""
@@ -178,16 +150,16 @@ class MlpProbe:
     def _trained(self) -> MlpScore:
         data = self.data
         made = perceptron(self.form, self.inputs, self.classes, self.width, data.seed)
-        module = Remembering(made).to(data.views.device)
+        module = Remembering(SideBySide([made])).to(data.views.device)
         fit(
             module,
             data.batches,
-            functional.cross_entropy,
+            summed_cross_entropy,
             Fit(self.epochs, data.steps, DEEPCLUSTER.rate, seed=data.seed),
             title=f"{data.title}, perceptron",
             partial=self.partial,
             name=f"{self.name}-fit",
-            after_epoch=lambda epoch: module.seen(epoch, float(validation_accuracy(_single(module), data)[0])),
+            after_epoch=lambda epoch: module.seen(epoch, data),
             mover=self._mover(module.now),
         )
         return self._scored(module)
@@ -205,24 +177,7 @@ class MlpProbe:
 
     def _scored(self, module: Remembering) -> MlpScore:
         how: Aggregate = "sum_logits" if self.form == "nat" else "mean_softmax"
-        found = self.data.scores(module.both, self.test, self.crops, how)
+        (score,) = module.scores(self.data, self.test, self.crops, how)
         again = evenly(self.data.rows.train, SCORED_AGAIN)
-        seen = self.data.scores(module, again, "one")
-        labels = self.data.labels
-
-        def top(number: int, k: int) -> float:
-            return topk_accuracy(found[:, number], labels[self.test], k)
-
-        return MlpScore(
-            top1=top(0, 1),
-            top5=top(0, 5) if self.classes > 5 else None,
-            best_top1=top(1, 1),
-            best_top5=top(1, 5) if self.classes > 5 else None,
-            best_epoch=int(module.epoch) + 1,
-            validation=float(module.accuracy),
-            train_top1=topk_accuracy(seen, labels[again]),
-        )
-
-
-def _single(module: nn.Module) -> nn.Sequential:
-    return nn.Sequential(module, nn.Unflatten(1, (1, -1)))
+        seen = self.data.scores(module, again, "one")[:, 0]
+        return MlpScore(**vars(score), train_top1=topk_accuracy(seen, self.data.labels[again]))
