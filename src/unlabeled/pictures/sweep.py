@@ -126,7 +126,7 @@ def first_score(scores: Mapping[str, Any]) -> tuple[float, float | None] | None:
 
 def last_number(history: Sequence[Mapping[str, Any]], key: str) -> float | None:
     """The last value of a number of the journal."""
-    known = [found for record in history if "step" not in record and (found := value(record, key)) is not None]
+    known = [found for record in history if (found := value(record, key)) is not None]
     return known[-1] if known else None
 
 

@@ -88,16 +88,14 @@ def curves(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str
     runs = named_runs(run, compare)
     journals = {name: _journal(one) for name, one in runs.items()}
     for name, one in runs.items():
-        if not _epochs(journals[name]):
+        if not journals[name]:
             raise RunError(f"{one.path} has no finished epoch to draw; run `unlabeled resume {typed(one.path)}`.")
     records = [record for journal in journals.values() for record in journal]
     keys = [key for key in dict.fromkeys(key for record in records for key in record) if _is_series(records, key)]
     order = [key for key in _WORDS if key in keys] + [key for key in keys if key not in _WORDS]
-    epochs = {name: _epochs(journal) for name, journal in journals.items()}
-    panels = [_panel(key, epochs) for key in order if key not in _LEVELS and not _is_flat(key, epochs)]
+    panels = [_panel(key, journals) for key in order if key not in _LEVELS and not _is_flat(key, journals)]
     if compare:
         return _overlay(run, panels, journals, order)
-    records = epochs[next(iter(epochs))]
     both = [(value(record, "loss"), value(record, "knn")) for record in records]
     points = [(loss, knn) for loss, knn in both if loss is not None and knn is not None]
     if len(points) > 1:
@@ -110,8 +108,7 @@ def curves(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str
         else ""
     )
     note = f"Every number that was recorded, by epoch{once_made}. The numbers themselves are in curves.csv beside this picture."
-    rows = [row for journal in journals.values() for row in _rows(journal, order)]
-    return {"curves.svg": figure(title, note, panels), "curves.csv": csv_text(("epoch", *order), rows)}
+    return {"curves.svg": figure(title, note, panels), "curves.csv": csv_text(("epoch", *order), _rows(records, order))}
 
 
 def _overlay(
@@ -132,18 +129,13 @@ def _overlay(
 
 def _journal(run: Run) -> list[Mapping[str, Any]]:
     """What the run recorded of its epochs; a number of a clustering in the epoch that began with it, as in the report."""
-    records = [record for record in run.history if "step" not in record]
-    numbers = [record["epoch"] for record in _epochs(records)]
+    numbers = [record["epoch"] for record in run.history]
     made = assignments.rewritten(run.config, run.folder.assignments, run.record.count, numbers)
-    return once(records, run.config.method, made)
-
-
-def _epochs(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [record for record in journal if record.get("epoch", 0) > 0]
+    return once(run.history, run.config.method, made)
 
 
 def _rows(journal: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[list[Any]]:
-    return [[record.get("epoch", ""), *(_cell(record.get(key)) for key in order)] for record in journal]
+    return [[record["epoch"], *(_cell(record.get(key)) for key in order)] for record in journal]
 
 
 def _panel(key: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Panel:

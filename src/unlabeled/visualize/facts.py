@@ -158,7 +158,7 @@ class ReportFacts:
     """What the network looks for."""
     history: Sequence[Mapping[str, Any]] = ()
     """Records of `metrics.jsonl`. Read are epoch, loss, chance_loss, nmi_previous, moved_share, size_entropy (of 1),
-    empty_clusters, largest_share, effective_rank and knn; records from inside an epoch, with `step`, are left out."""
+    empty_clusters, largest_share, effective_rank and knn."""
     cluster_sizes: Sequence[int] = ()
     """Images in every cluster, empty ones too; taken from `clusters` if empty."""
     clusters: Sequence[Cluster] = ()

@@ -193,7 +193,7 @@ def _opening(facts: ReportFacts, gain: _Gain | None) -> str:
 
 
 def _loss_falls(history: Sequence[Mapping[str, Any]]) -> bool:
-    found = [value for record in history if "step" not in record and (value := number(record, "loss")) is not None]
+    found = [value for record in history if (value := number(record, "loss")) is not None]
     return len(found) > 1 and found[-1] < found[0]
 
 

@@ -103,7 +103,7 @@ def loss_word(method: str) -> str:
 def one_point(facts: ReportFacts) -> str:
     """What a point of the charts stands for."""
     text = "One point per epoch, a round through the images"
-    is_sparse = facts.rewritten is not None and len(facts.rewritten) < len(_epochs(facts.history))
+    is_sparse = facts.rewritten is not None and len(facts.rewritten) < len(facts.history)
     if facts.method == "deepcluster" and is_sparse:
         return f"{text}; of clusters and features, one per clustering."
     return f"{text}."
@@ -112,7 +112,7 @@ def one_point(facts: ReportFacts) -> str:
 def training_charts(facts: ReportFacts) -> list[tuple[str, str, str]]:
     """(question, how to read it, picture) for every number that was recorded at least once."""
     charts: list[tuple[str, str, str]] = []
-    history = once(_epochs(facts.history), facts.method, facts.rewritten)
+    history = once(facts.history, facts.method, facts.rewritten)
     ends = [float(record.get("epoch", i)) for i, record in enumerate(history)]
     for key, label, heading, note in _PANELS:
         # An epoch without the number was not measured and leaves no gap; one whose number is not finite does.
@@ -179,7 +179,7 @@ _COLUMNS = {
 
 def epoch_table(facts: ReportFacts) -> tuple[list[str], list[list[str]]]:
     """The curves as a table: column names and rows, only columns that hold a number; a repeated number is left out."""
-    records = once(_epochs(facts.history), facts.method, facts.rewritten)
+    records = once(facts.history, facts.method, facts.rewritten)
     keys = [key for key in _COLUMNS if any(number(record, key) is not None for record in records)]
     rows = [[_cell(record, key) for key in keys] for record in records]
     return [_COLUMNS[key] for key in keys], rows
@@ -188,10 +188,6 @@ def epoch_table(facts: ReportFacts) -> tuple[list[str], list[list[str]]]:
 def _cell(record: Mapping[str, Any], key: str) -> str:
     value = number(record, key)
     return "" if value is None else f"{value:.4g}"
-
-
-def _epochs(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [record for record in history if "step" not in record]
 
 
 def once(records: Sequence[Mapping[str, Any]], method: str, rewritten: Sequence[int] | None) -> list[Mapping[str, Any]]:
