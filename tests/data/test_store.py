@@ -353,7 +353,7 @@ def test_two_processes_at_once_build_one_store(folder: Path, tmp_path: Path) -> 
     for one in made:
         assert_holds(one, folder)
     stored = (tmp_path / "cache" / "16px" / "pixels.bin").stat().st_size
-    assert stored == made[0].pixel_bytes
+    assert stored == int(made[0].sizes.prod(1).sum()) * made[0].channels
 
 
 def test_broken_files_are_listed_with_their_reason(folder: Path, tmp_path: Path) -> None:

@@ -85,11 +85,6 @@ class ImageStore:
         """Whether the channels are red, green and blue."""
         return is_colour(self.channels)
 
-    @property
-    def pixel_bytes(self) -> int:
-        """Bytes of all images."""
-        return int(self.sizes.prod(1).sum()) * self.channels
-
     def pixels(self, i: int) -> torch.Tensor:
         """uint8 [h, w, C] of image i: a view of the store, not to be written to, or decoded anew where it has no room.
 

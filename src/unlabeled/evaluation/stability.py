@@ -50,11 +50,6 @@ class Stability:
     """Agreement at each number of clusters asked for; the last is that of the clusters as they are."""
     rounds: int
 
-    @property
-    def dissolved(self) -> list[int]:
-        """Clusters below 0.5: chance decided them."""
-        return [cluster for cluster, value in enumerate(self.per_cluster) if value < 0.5]
-
     def to_json(self) -> dict[str, Any]:
         """Plain numbers; nan becomes null."""
         plain = [None if np.isnan(value) else value for value in self.per_cluster]

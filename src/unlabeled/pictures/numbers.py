@@ -86,7 +86,6 @@ _TABLES = {
     "knn": ("stages", "kNN on each stage", "stage"),
 }
 _BEFORE = ("untrained", "scratch")
-_CHANCE = "chance"
 
 
 def scores(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
