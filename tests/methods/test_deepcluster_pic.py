@@ -145,28 +145,23 @@ def test_cliques_against_all_subsets():
     from itertools import combinations
 
     neighbors, _ = knn_graph(torch.randn(14, 2, generator=generator(4)), 3)
-    for mutual in (False, True):
-        names = {(i, int(j)) for i, row in enumerate(neighbors) for j in row}
-        edge = {
-            (i, j)
-            for i, j in combinations(range(14), 2)
-            if (((i, j) in names) and ((j, i) in names) if mutual else ((i, j) in names) or ((j, i) in names))
-        }
-        whole = [
-            set(rows)
-            for size in range(2, 15)
-            for rows in combinations(range(14), size)
-            if size <= 7 and all(pair in edge for pair in combinations(rows, 2))
-        ]
-        maximal = [rows for rows in whole if not any(rows < other for other in whole)]
-        found = cliques(neighbors, min_size=2, mutual=mutual)
-        assert sorted(found.sizes.tolist()) == sorted(len(rows) for rows in maximal)
-        inside = {row for rows in maximal if len(rows) >= 3 for row in rows}
-        assert found.coverage(3) == pytest.approx(len(inside) / 14)
-        assert found.coverage(1) == 1
-        for number in range(found.num_clusters):
-            members = set((found.labels == number).nonzero()[:, 0].tolist())
-            assert any(members <= rows for rows in maximal)
+    names = {(i, int(j)) for i, row in enumerate(neighbors) for j in row}
+    edge = {(i, j) for i, j in combinations(range(14), 2) if (i, j) in names or (j, i) in names}
+    whole = [
+        set(rows)
+        for size in range(2, 15)
+        for rows in combinations(range(14), size)
+        if size <= 7 and all(pair in edge for pair in combinations(rows, 2))
+    ]
+    maximal = [rows for rows in whole if not any(rows < other for other in whole)]
+    found = cliques(neighbors, min_size=2)
+    assert sorted(found.sizes.tolist()) == sorted(len(rows) for rows in maximal)
+    inside = {row for rows in maximal if len(rows) >= 3 for row in rows}
+    assert found.coverage(3) == pytest.approx(len(inside) / 14)
+    assert found.coverage(1) == 1
+    for number in range(found.num_clusters):
+        members = set((found.labels == number).nonzero()[:, 0].tolist())
+        assert any(members <= rows for rows in maximal)
 
 
 def test_training_on_cliques_shows_only_their_images():

@@ -3,9 +3,9 @@
 Shapes: N rows, k neighbours each. A clique is a set of rows that are all neighbours of each other. It is a cluster
 nobody can doubt, and the thesis found it "very poor" as supervision: few images are in one. `coverage` says how few.
 
-The thesis does not say how the directed graph is made symmetric nor which cliques are kept. Here an edge counts if
-either row names the other, or only if both do (`mutual`); cliques are taken largest first, and one is kept if enough
-of its rows are not in a larger one.
+The thesis does not say how the directed graph is made symmetric nor which cliques are kept. Here two rows
+have an edge if either names the other; cliques are taken largest first, and one is kept if enough of its rows are not
+in a larger one.
 """
 
 from __future__ import annotations
@@ -41,13 +41,12 @@ class Cliques:
         return float((self.largest_of >= size).double().mean())
 
 
-def cliques(neighbors: Tensor, *, min_size: int = 3, mutual: bool = False) -> Cliques:
+def cliques(neighbors: Tensor, *, min_size: int = 3) -> Cliques:
     """Disjoint clusters from the maximal cliques of a neighbour graph.
 
     Args:
         neighbors: [N, k] int64, positions of each row's neighbours, itself not among them (`graph.knn_graph`).
         min_size: rows that a clique must bring, not counting those that a larger one already has.
-        mutual: whether both rows must name each other for an edge.
 
     Among equal sizes the clique with the smaller first row comes first, so the result does not depend on the order in
     which they are found.
@@ -58,7 +57,7 @@ def cliques(neighbors: Tensor, *, min_size: int = 3, mutual: bool = False) -> Cl
     """
     if min_size < 2:
         raise ConfigError(f"a clique needs min_size of at least 2, got {min_size}.")
-    found = sorted(_maximal(_edges(neighbors, mutual), len(neighbors)), key=lambda clique: (-len(clique), clique))
+    found = sorted(_maximal(_edges(neighbors), len(neighbors)), key=lambda clique: (-len(clique), clique))
     labels = np.full(len(neighbors), -1, dtype=np.int64)
     largest = np.ones(len(neighbors), dtype=np.int64)
     number = 0
@@ -73,7 +72,7 @@ def cliques(neighbors: Tensor, *, min_size: int = 3, mutual: bool = False) -> Cl
     return Cliques(torch.from_numpy(labels), sizes, torch.from_numpy(largest))
 
 
-def _edges(neighbors: Tensor, mutual: bool) -> list[tuple[int, int]]:
+def _edges(neighbors: Tensor) -> list[tuple[int, int]]:
     if neighbors.ndim != 2 or len(neighbors) == 0:
         raise DataError(f"neighbours must be a matrix with at least one row, got {tuple(neighbors.shape)}.")
     total, k = neighbors.shape
@@ -83,10 +82,9 @@ def _edges(neighbors: Tensor, mutual: bool) -> list[tuple[int, int]]:
             f"neighbours must be positions of other rows below {total}, got {columns.min()} to {columns.max()}; "
             "leave the row itself out, as `knn_graph` does."
         )
-    # An unordered pair is one number; a mutual one occurs twice.
-    pairs, times = np.unique(np.minimum(rows, columns) * total + np.maximum(rows, columns), return_counts=True)
-    kept = pairs[times == 2] if mutual else pairs
-    return list(zip((kept // total).tolist(), (kept % total).tolist(), strict=True))
+    # An unordered pair is one number.
+    pairs = np.unique(np.minimum(rows, columns) * total + np.maximum(rows, columns))
+    return list(zip((pairs // total).tolist(), (pairs % total).tolist(), strict=True))
 
 
 def _maximal(edges: Sequence[tuple[int, int]], total: int) -> list[list[int]]:
