@@ -41,7 +41,6 @@ def test_a_good_run_is_never_called_ill() -> None:
     history = [epoch(i) for i in range(30)]
     for end in range(1, 31):
         assert diagnose(history[:end]).status in ("healthy", "warming up")
-        assert not diagnose(history[:end]).needs_attention
     assert diagnose(history).line() == "healthy"
 
 
@@ -62,7 +61,6 @@ def test_one_dominant_cluster_is_called() -> None:
     status, line = judged(history)
     assert status == "collapsing"
     assert line.startswith("collapsing: 97 % of images in one cluster since epoch 3; try ")
-    assert diagnose(history).needs_attention
 
 
 def test_half_in_one_of_three_clusters_is_not_a_collapse() -> None:
@@ -112,7 +110,7 @@ def test_a_loss_that_is_not_a_number_is_called_first() -> None:
     status, line = judged(history)
     assert status == "unstable"
     assert "since epoch 3" in line
-    assert diagnose(history).paragraph()
+    assert diagnose(history).facts
 
 
 def test_an_exploding_loss_is_called() -> None:
@@ -126,7 +124,7 @@ def test_an_exploding_loss_is_called() -> None:
 def test_many_empty_clusters_are_mentioned_without_alarm() -> None:
     verdict = diagnose([epoch(i, empty_clusters=30, singletons=20) for i in range(4)])
     assert verdict.line() == "uneven: 30 of 100 clusters are empty and 20 hold a single image; try fewer clusters"
-    assert not verdict.needs_attention
+    assert verdict.status == "uneven"
 
 
 def test_records_without_clusters_or_features_are_judged_by_the_loss() -> None:
@@ -135,17 +133,18 @@ def test_records_without_clusters_or_features_are_judged_by_the_loss() -> None:
     assert diagnose([{"epoch": 1}, {"epoch": 2}]).status == "healthy"
 
 
-def test_the_paragraph_gives_verdict_numbers_and_advice() -> None:
-    text = diagnose([epoch(i) for i in range(4)]).paragraph()
-    assert text.startswith(
-        "The run looks healthy. The loss went from 4.56 in epoch 1 to 4.41 in epoch 4; guessing would give 4.61."
-    )
+def test_the_facts_are_the_numbers_behind_the_verdict() -> None:
+    facts = diagnose([epoch(i) for i in range(4)]).facts
+    assert facts[0] == "the loss went from 4.56 in epoch 1 to 4.41 in epoch 4; guessing would give 4.61"
     assert (
-        "In the last clustering of the training 100 of 100 clusters are in use, the largest with 4 % of the images."
-        in text
+        "in the last clustering of the training 100 of 100 clusters are in use, the largest with 4 % of the images"
+        in facts
     )
-    assert "NMI" in text
-    assert Verdict("collapsing", "a reason", "try this").paragraph() == "The run is collapsing: a reason. Try this."
+    assert any("NMI" in fact for fact in facts)
+
+
+def test_the_line_gives_verdict_and_advice() -> None:
+    assert Verdict("collapsing", "a reason", "try this").line() == "collapsing: a reason; try this"
 
 
 def test_cluster_statistics_by_hand() -> None:
@@ -257,4 +256,5 @@ def test_a_bank_that_is_not_judged_yet_may_rise() -> None:
     early = [{"epoch": i + 1, "loss": 11.0 + 6 * i, "feature_std": 0.9 - 0.6 * i} for i in range(2)]
     later = [{"epoch": i + 1, "loss": 6.0 - 0.1 * i, "chance_loss": 6.1, "feature_std": 0.3} for i in range(2, 12)]
     history = [*early, *later]
-    assert not [end for end in range(1, 13) if diagnose(history[:end]).needs_attention]
+    seen = {diagnose(history[:end]).status for end in range(1, 13)}
+    assert not seen & {"not learning", "collapsing", "unstable"}

@@ -58,31 +58,11 @@ class Verdict:
     facts: tuple[str, ...] = ()
     """The numbers behind it, one clause each."""
 
-    @property
-    def needs_attention(self) -> bool:
-        """Whether the run, left alone, is unlikely to give good features."""
-        return self.status in ("not learning", "collapsing", "unstable")
-
     def line(self) -> str:
         """One line for the end of an epoch: 'healthy', or the status with what was seen and what to try."""
         return (
             self.status + (f": {self.sentence}" if self.sentence else "") + (f"; {self.advice}" if self.advice else "")
         )
-
-    def paragraph(self) -> str:
-        """A few sentences for the report: the verdict, the numbers behind it, and what to try."""
-        opening = {
-            "healthy": "The run looks healthy",
-            "warming up": "The run is still warming up",
-            "uneven": "The run is sound, but its clusters are uneven",
-            "not learning": "The run is not learning",
-            "collapsing": "The run is collapsing",
-            "unstable": "The run is unstable",
-        }[self.status]
-        sentences = [opening + (f": {self.sentence}" if self.sentence else ""), *self.facts]
-        if self.advice:
-            sentences.append(self.advice)
-        return " ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in sentences)
 
 
 def diagnose(history: Sequence[Record]) -> Verdict:
