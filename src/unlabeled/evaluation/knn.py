@@ -173,21 +173,6 @@ class KnnProtocol:
     temperature: float = 0.07
     """Divides the cosine in the exponent of a vote's weight."""
 
-    @classmethod
-    def held_out(
-        cls,
-        features: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        test_share: float = 0.2,
-        seed: int = 0,
-        k: int = 200,
-        temperature: float = 0.07,
-    ) -> KnnProtocol:
-        """Score one labelled set [N, D] by setting a stratified share of it aside; see `split`."""
-        train, test = (torch.from_numpy(part) for part in split(labels.cpu().numpy(), test_share, seed))
-        return cls(features[train], labels[train], features[test], labels[test], k=k, temperature=temperature)
-
     def run(self) -> Iterator[tuple[str, float]]:
         """Yield `knn_top1`, `knn_top5` (if C > 5), `nearest_top1` (a single neighbor) and `knn_chance`."""
         kept, asked = self.train_labels >= 0, self.test_labels >= 0
