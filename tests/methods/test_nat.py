@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
 import unlabeled
-from pictures import pictures
 from runs import SMALL, assert_same_run, final_tensors, knn_gain, photograph_crops, train_with_stops
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError, DataError, RunError
@@ -192,14 +191,6 @@ def test_other_codes_than_the_run_began_with_are_refused() -> None:
     other.load_state_dict(method.state_dict())
     with pytest.raises(RunError, match="cannot be drawn again"):
         len(other.codes)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "stripes.npy"
-    # 76 images in batches of 24: four are left out of every epoch.
-    np.save(path, pictures(76, side=20)[0])
-    return path
 
 
 def test_stopped_and_resumed_is_the_same_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
