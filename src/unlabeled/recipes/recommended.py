@@ -99,10 +99,10 @@ def small_nat(facts: DataFacts) -> Config:
     and no weight decay (spec, trap 2). Views are cropped and mirrored alone, as in the paper.
 
     Measured on 5,000 pictures of tiny-imagenet-10, one seed, 1,000 held out (standard error .016), untrained .481: matched at
-    once in 16 dims .555 after 24 epochs and .557 after 40, in 64 dims .546 after 16; inside the batch in 128 dims .520 after 24 and .522 after
-    40; rate 0.003 or colour jitter was no better. On 10,000 images of CIFAR-10, 2,000 others held out (.011), untrained .406:
-    in two groups .466 after 24 epochs, inside the batch .405 (LOG.md). Cost: as `default` without the clustering, a fifth more
-    for the matching.
+    once in 16 dims .555 after 24 epochs and .557 after 40, in 64 dims .546 after 16; inside the batch in 128 dims .520 after
+    24 and .522 after 40; rate 0.003 or colour jitter was no better. On 10,000 images of CIFAR-10, 2,000 others held out
+    (.011), untrained .406: in two groups .466 after 24 epochs, inside the batch .405 (LOG.md). Cost: as `default` without
+    the clustering, a tenth to a fifth more for the matching.
 
     `unlabeled train FOLDER --out RUN --method nat`
     """
