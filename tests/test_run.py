@@ -350,3 +350,15 @@ def test_a_rank_without_images_knows_how_long_features_are(trained: Trained, mon
     monkeypatch.setattr(features, "shard", lambda count: slice(count, count))
     assert features.embed(run.backbone, loader).shape == (0, run.backbone.feature_dim)
     assert features.embed(run.backbone, loader, torch.empty(0, dtype=torch.int64)).shape == (0, 0)
+
+
+def test_queries_that_can_be_read_are_answered_beside_one_that_cannot(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, good = tmp_path / "broken.jpg", trained.photos / "kind0" / "000.png"
+    broken.write_text("no image")
+    run = unlabeled.load(trained.run, device="cpu")
+    assert list(run.search([broken, good], k=2)) == [str(good)]
+    assert f"no answer for {broken}" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"broken\.jpg.* it is text"):
+        run.search([broken, broken])

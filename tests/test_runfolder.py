@@ -23,6 +23,21 @@ from unlabeled.runfolder import (
 )
 
 
+def test_a_run_is_held_by_one_command_at_a_time(tmp_path: Path):
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    first.make()
+    first.hold()
+    first.hold()
+    with pytest.raises(RunError, match=r"another command is training in .*run at this moment"):
+        second.hold()
+    second.release()
+    with pytest.raises(RunError, match="another command"):
+        second.hold()
+    first.release()
+    second.hold()
+    second.release()
+
+
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
     path = tmp_path / "deep" / "f.txt"
     with replacing(path) as partial:

@@ -169,6 +169,7 @@ def test_no_rank_goes_on_before_an_earlier_run_is_gone(
     run = RunFolder(out)
     monkeypatch.setattr(session, "barrier", lambda: seen.append((run.checkpoints.exists(), run.config.exists())))
     session.begin(run, str(data), "default", None, "cpu", tmp_path / "cache", dict(SMALL))
+    run.release()
     assert seen == [(False, True)]
 
 
@@ -187,6 +188,39 @@ def test_another_number_of_processes_goes_on_where_the_first_stopped(capsys: pyt
     assert "steps took 24 images in all and now take 48" in capsys.readouterr().err
     assert Meter(1, 1, batch=4).on(400).step == 1, "an epoch that was begun is not begun again"
     assert Meter(1, 9).on(24) == Meter(1, 9, batch=24), "checkpoints of earlier versions do not say"
+
+
+def test_two_commands_do_not_train_in_one_run(data: Path, tmp_path: Path):
+    """One would cut the journal and the checkpoints of the other."""
+    out = tmp_path / "run"
+    cache = tmp_path / "cache"
+    process = command("train", data, "--out", out, "--cache", cache, *flags(epochs=100_000, save_minutes=60))
+    try:
+        while not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").stat().st_size:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+        for again in (
+            lambda: unlabeled.resume(out),
+            lambda: unlabeled.train(data, out, cache=cache, if_exists="replace", **SMALL),
+        ):
+            with pytest.raises(RunError, match="another command is training in"):
+                again()
+        assert process.poll() is None
+        assert (out / "config.json").is_file()
+    finally:
+        process.kill()
+        process.communicate()
+    # A killed command holds nothing.
+    unlabeled.train(data, out, cache=cache, if_exists="replace", **SMALL | {"epochs": 1})
+
+
+def test_clusters_made_only_once_are_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    settings = SMALL | {"epochs": 3, "reassign_every": 2}
+    unlabeled.train(data, tmp_path / "run", cache=tmp_path / "cache", **settings)
+    assert (
+        "clusters are made once, of the untrained network, because new ones come every 2 of 3 epochs"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(data: Path, tmp_path: Path):

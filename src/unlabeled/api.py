@@ -61,7 +61,7 @@ def train(
             return resume(out, device=device)
         with _place(out, if_exists) as run:
             begun = session.begin(run, str(data), recipe, labels, device, cache, settings, tensorboard)
-        session.execute(run, *begun, device=device)
+            session.execute(run, *begun, device=device)
         barrier()
         return Run(run.path, device)
 
@@ -75,13 +75,18 @@ def resume(run: str | Path, *, device: str = "auto") -> Run:
         Interrupted: Ctrl-C or SIGTERM; the run is saved.
     """
     from unlabeled import session
-    from unlabeled.distributed import barrier, process_group
+    from unlabeled.distributed import barrier, is_main, process_group
     from unlabeled.run import Run
 
     device = session.prepare_device(device)
     with process_group(device):
         folder = find(run)
-        session.execute(folder, *session.reopen(folder), device=device)
+        if is_main():
+            folder.hold()
+        try:
+            session.execute(folder, *session.reopen(folder), device=device)
+        finally:
+            folder.release()
         barrier()
         return Run(folder.path, device)
 
@@ -181,7 +186,7 @@ def demo(
 
 @contextmanager
 def _place(out: str | Path, if_exists: IfExists) -> Generator[RunFolder]:
-    # Where a new run goes. What ends before anything was written there leaves no folder; what was written stays.
+    # Where a new run goes, held from when it is made. What ends before anything was written there leaves no folder.
     from unlabeled.distributed import barrier, is_main
 
     run = reserve(Path(out), if_exists) if is_main() else RunFolder(Path(out))
@@ -189,5 +194,6 @@ def _place(out: str | Path, if_exists: IfExists) -> Generator[RunFolder]:
     try:
         yield run
     finally:
+        run.release()
         if is_main():
             run.abandon()

@@ -17,7 +17,7 @@ from unlabeled.distributed import local_world_size
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.features import SPILL_BYTES
 from unlabeled.methods.base import Method
-from unlabeled.progress import size
+from unlabeled.progress import counted, size
 
 ACTIVATIONS_PER_INPUT = 60
 """Bytes of activations kept for the backward pass, per input value: measured on the backbones here between 20 and 60."""
@@ -93,8 +93,9 @@ class Plan:
             )
         if not self.steps_per_epoch:
             raise ConfigError(
-                f"batch_size ({self.batch_size:,}) on each of {self.processes} processes must be at most the images of an epoch "
-                f"({self.images_per_epoch:,}); try `--batch-size {max(1, self.images_per_epoch // self.processes // 2)}`."
+                f"batch_size ({self.batch_size:,}) on each of {counted(self.processes, 'process', 'processes')} must be at most "
+                f"the images of an epoch ({self.images_per_epoch:,}); try `--batch-size "
+                f"{max(1, self.images_per_epoch // self.processes // 2)}`."
             )
         if self.memory > self.available:
             raise ConfigError(

@@ -27,7 +27,7 @@ from unlabeled.data.store import ImageStore
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, is_main
 from unlabeled.embedding import Embedding, writer
-from unlabeled.errors import ConfigError, RunError, typed, unknown_name
+from unlabeled.errors import ConfigError, DataError, RunError, typed, unknown_name
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, make_loader
 from unlabeled.journal import read as read_journal
@@ -282,7 +282,7 @@ class Run:
 
         Raises:
             ConfigError: k is below 1.
-            DataError: a query cannot be read.
+            DataError: no query can be read; where some can, the others are named in a warning.
             RunError: `json` cannot be written.
         """
         if k < 1:
@@ -290,15 +290,24 @@ class Run:
         if json and is_main():
             require_writable(Path(json))
         found: dict[str, list[Hit]] = {}
+        unread: list[str] = []
         for query in [queries] if isinstance(queries, (str, Path)) else queries:
-            source = open_source(query)
-            store = self.record.open(source, title="reading queries")
+            try:
+                source = open_source(query)
+                store = self.record.open(source, title="reading queries")
+            except DataError as error:
+                unread.append(f"{query}: {error}")
+                continue
             similarity, index = self.catalogue.nearest(self.features_of(store), k)
             for name, values, rows in zip(store.names, similarity.tolist(), index.tolist(), strict=True):
                 path = str(query) if source.kind == "file" else os.path.join(query, name)  # noqa: PTH118  ("./" stays)
                 found[_unused(path, found)] = [
                     Hit(self.names[row], value) for row, value in zip(rows, values, strict=True)
                 ]
+        if not found and unread:
+            raise DataError(" ".join(unread))
+        for problem in unread:
+            progress.say(f"Warning: no answer for {problem}")
         if json and is_main():
             found_as_values = {query: [vars(hit) for hit in hits] for query, hits in found.items()}
             write_json(Path(json), found_as_values)

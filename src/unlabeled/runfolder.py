@@ -7,6 +7,7 @@ checkpoints/, features.safetensors (written at the end), clusters.csv, skipped.c
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -14,10 +15,10 @@ import platform
 import shutil
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from unlabeled.errors import RunError, typed
 
@@ -109,6 +110,39 @@ def require_writable(path: Path) -> Path:
     return path
 
 
+class Hold:
+    """A lock on a run, so that two commands do not train in it at once; the system lets go of it when the process ends."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+
+    def take(self, mark: Path) -> None:
+        """Lock the file `mark`, once.
+
+        Raises:
+            RunError: another command has it.
+        """
+        if self._file is not None:
+            return
+        self._file = mark.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise RunError(
+                f"another command is training in {mark.parent} at this moment: wait until it ends, or stop it with Ctrl-C, which "
+                "saves; then `unlabeled resume` goes on."
+            ) from None
+        except OSError:
+            pass  # a file system that knows no locks
+
+    def release(self) -> None:
+        """Let go."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths inside a run."""
@@ -116,6 +150,7 @@ class RunFolder:
     path: Path
     new_folders: tuple[Path, ...] = ()
     """Folders that were not there when the place was reserved, the deepest first: `abandon` takes them back."""
+    lock: Hold = field(default_factory=Hold, compare=False, repr=False)
 
     @property
     def config(self) -> Path:
@@ -243,6 +278,21 @@ class RunFolder:
             self.mark.touch()
         except OSError as error:
             raise RunError(f"cannot make the folder {self.path} ({error.strerror}); choose another --out.") from None
+
+    def hold(self) -> None:
+        """Keep other commands from training in this run until `release`.
+
+        Raises:
+            RunError: another command does, or the folder cannot be written.
+        """
+        try:
+            self.lock.take(self.mark)
+        except OSError as error:
+            raise RunError(f"cannot write into the run {self.path} ({error.strerror}); make it writable.") from None
+
+    def release(self) -> None:
+        """Let other commands have it; nothing where this one does not hold it."""
+        self.lock.release()
 
     def abandon(self) -> None:
         """Take back what `make` made, if nothing has been put there: a command that failed early leaves no traces."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from unlabeled import catalogue, progress
+from unlabeled import assignments, catalogue, progress
 from unlabeled.allocator import use_big_pages_allocator
 from unlabeled.clustered import clustered, write_clusters
 from unlabeled.config import Config, DataFacts
@@ -104,9 +104,10 @@ def begin(
     idle = without_effect(config, settings)
     if idle:
         progress.say(f"Note: nothing here reads the setting{'s' if len(idle) > 1 else ''} {', '.join(idle)}.")
-    announce(store, config, store.facts(device), ids)
+    announce(store, config, store.facts(device), ids, len(source.skipped) + len(store.skipped))
     if is_main():
         run.make()
+        run.hold()
         run.clear()
         if tensorboard:
             run.tensorboard.mkdir()
@@ -156,11 +157,14 @@ def reopen(run: RunFolder) -> tuple[ImageStore, Config, torch.Tensor | None]:
     return store, config, training_labels(source, store, record.labels) if record.labels else None
 
 
-def announce(store: ImageStore, config: Config, facts: DataFacts, labels: torch.Tensor | None) -> None:
+def announce(
+    store: ImageStore, config: Config, facts: DataFacts, labels: torch.Tensor | None, skipped_files: int
+) -> None:
     """Say what was found and what will be done, and refuse what cannot fit."""
     method = build_method(config, len(store), store.channels, labels)
     parts = plan(method, config, facts, world_size())
-    skipped = f", {progress.counted(len(store.skipped), 'file')} skipped (see skipped.csv)" if store.skipped else ""
+    parts.check()
+    skipped = f", {progress.counted(skipped_files, 'file')} skipped (see skipped.csv)" if skipped_files else ""
     progress.say(
         f"{progress.counted(len(store), 'image')}, typically {facts.height} x {facts.width} pixels, "
         f"{progress.counted(facts.channels, 'channel')}{skipped}"
@@ -172,7 +176,12 @@ def announce(store: ImageStore, config: Config, facts: DataFacts, labels: torch.
         f"(recipe {config.recipe})"
     )
     progress.say(parts.sentence())
-    parts.check()
+    made = sum(assignments.is_made(config, epoch) for epoch in range(config.epochs))
+    if config.method == "deepcluster" and made == 1 and config.epochs > 1:
+        progress.say(
+            f"Note: clusters are made once, of the untrained network, because new ones come every {config.reassign_every:g} of "
+            f"{config.epochs} epochs; more --epochs, or a lower --reassign-every, lets what was learned make better ones."
+        )
 
 
 def execute(
@@ -287,6 +296,7 @@ def take_in(
     if is_main():
         # An earlier run goes only now that nothing else can be wrong.
         run.make()
+        run.hold()
         run.clear()
         write_csv(run.skipped, ("file", "reason"), skipped)
         write_json(run.environment, environment(device, world_size()))
