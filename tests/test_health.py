@@ -117,8 +117,63 @@ def test_an_exploding_loss_is_called() -> None:
     history = [epoch(i, loss=3.0 if i < 3 else 40.0) for i in range(5)]
     assert judged(history) == (
         "unstable",
-        "unstable: loss 40.00 is far above that of guessing (4.61) since epoch 4; try a lower lr or a warm-up",
+        "unstable: loss 40.00 is far above that of guessing (4.61) since epoch 4; try a lower `--lr` or `--head-lr`, "
+        "a warm-up, or more images where an epoch has only a few steps",
     )
+
+
+def followed(losses: list[float], clusters: int, every: int) -> list[dict[str, float]]:
+    """A journal with these losses and new clusters every so many epochs; it repeats their numbers, as DeepCluster's does."""
+    history: list[dict[str, float]] = []
+    for i, loss in enumerate(losses):
+        made = i // every
+        record = epoch(i, loss=loss, chance_loss=math.log(clusters), num_clusters=clusters, singletons=0)
+        record |= {
+            "largest_share": 0.1 + made / 1000,
+            "size_entropy": 0.9 + made / 1000,
+            "nmi_previous": 0.5 + made / 99,
+        }
+        history.append({key: record[key] for key in record if made or key not in ("nmi_previous", "moved_share")})
+    return history
+
+
+def test_a_loss_that_rises_far_above_guessing_is_called_at_once() -> None:
+    # 32 images in 10 clusters, one step an epoch (a stranger's run).
+    verdict = diagnose(followed([3.37, 7.75], 10, 10))
+    assert verdict.status == "unstable"
+    assert verdict.sentence == "loss 7.75 is far above that of guessing (2.30) and up from 3.37 the epoch before"
+    assert "`--head-lr`" in verdict.advice and "more images" in verdict.advice
+    # New clusters in every epoch are no excuse; without clusters there is no fresh head.
+    assert diagnose(followed([2.2, 2.1, 4.0], 10, 1)).status == "unstable"
+    assert diagnose([{"epoch": i + 1, "loss": 3.0 + i, "chance_loss": 2.3} for i in range(2)]).status == "unstable"
+
+
+def test_a_fresh_head_or_a_falling_loss_is_no_alarm() -> None:
+    assert diagnose(followed([2.2, 2.1, 4.0], 10, 2)).status == "healthy"
+    # A loss that falls to where it should be, one below the limit, and what the demonstration recorded (over ln K).
+    for losses in (
+        [2.6, 2.5, 2.2],
+        [3.2, 2.5, 2.2, 2.1],
+        [2.303 * share for share in (0.92, 0.77, 0.71, 0.66, 0.73, 0.59, 0.55, 0.51)],
+    ):
+        history = followed(losses, 10, 4)
+        assert "unstable" not in {diagnose(history[:end]).status for end in range(1, len(history) + 1)}
+
+
+def test_numbers_of_the_untrained_network_are_called_that() -> None:
+    once = followed([2.2, 2.1, 2.0, 1.9], 10, 4)
+    facts = diagnose(once).facts
+    assert facts[1:] == (
+        "clusters were made once, before the first epoch: 10 of 10 are in use, the largest with 10 % of the images",
+        "features of the untrained network varied along about 40 directions",
+    )
+    twice = diagnose(followed([2.2, 2.1, 2.0, 1.9, 1.8], 10, 4)).facts
+    assert twice[1].startswith("in the last clustering of the training 10 of 10")
+    assert twice[-1] == "features vary along about 40 directions"
+    # Features of other methods are measured after the epoch.
+    assert diagnose([{"epoch": 1, "effective_rank": 7.0}]).facts == ("features vary along about 7 directions",)
+    # One direction of an untrained network is no collapse of a trained one.
+    assert diagnose([record | {"effective_rank": 1.4} for record in once]).status == "healthy"
 
 
 def test_many_empty_clusters_are_mentioned_without_alarm() -> None:

@@ -13,12 +13,15 @@ What `diagnose` reads of an epoch's record; whatever is absent is not judged:
 - `chance_loss`: its value when nothing has been learned, ln K for a softmax over K clusters
 - from `cluster_statistics`: `num_clusters`, `empty_clusters`, `singletons`, `largest_share`
 - from `feature_statistics`: `feature_std`, `effective_rank`
+- of a clustering all of these are repeated until the next one, which is told by one of them, `size_entropy`,
+  `nmi_previous` (absent at the first) or `moved_share` being another
 - `code_share`: share of the images that hold the commonest code of Noise As Targets
 - `mean_distance`: their mean squared distance to their codes, between 0 and 4
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +44,13 @@ PAIRED_ROWS = 1024
 """Rows whose distances to each other are looked at: half a million pairs."""
 DEAD = 1e-4
 """A dimension with less than this share of the mean variance of all is dead."""
+FAR_ABOVE = 1.5
+"""Times its chance value that the loss is far above it."""
+# Hardly ever all the same in two clusterings; `_is_anew` tells them by these.
+_OF_CLUSTERING = (
+    *("num_clusters", "empty_clusters", "singletons", "largest_share", "size_entropy", "nmi_previous", "moved_share"),
+    *("feature_std", "effective_rank"),
+)
 PROGRESS = 0.003
 """Fall of the loss over `PATIENCE` epochs, as a share of the chance value, that counts as learning after all."""
 
@@ -201,7 +211,8 @@ def _flattened(history: Sequence[Record]) -> Verdict | None:
             "collapsing", seen, "try a lower lr, less weight decay, or look for blank images with `unlabeled check`"
         )
     since = _since(history, lambda record: record.get("effective_rank", math.inf) < 1.5)
-    if since is None:
+    # An untrained network may well have one main direction; that is no fall.
+    if since is None or _is_untrained(history):
         return None
     return Verdict(
         "collapsing",
@@ -232,18 +243,31 @@ def _at_chance(history: Sequence[Record]) -> Verdict | None:
 
 
 def _rising(history: Sequence[Record]) -> Verdict | None:
-    def is_rising(record: Record) -> bool:
-        return "chance_loss" in record and record.get("loss", 0.0) > 1.5 * max(record["chance_loss"], 0.1)
+    def is_far_above(record: Record) -> bool:
+        return "chance_loss" in record and record.get("loss", 0.0) > FAR_ABOVE * max(record["chance_loss"], 0.1)
 
-    since = _since(history, is_rising)
-    if since is None or sum(record["epoch"] >= since for record in history) < 2:
+    since = _since(history, is_far_above)
+    if since is None or len(history) < 2:
         return None
-    last = history[-1]
+    before, last = history[-2:]
+    loss, chance = f"{last['loss']:.2f}", f"{last['chance_loss']:.2f}"
+    if is_far_above(before):
+        seen = f"loss {loss} is far above that of guessing ({chance}) since epoch {since}"
+    elif "loss" in before and last["loss"] > before["loss"] and not _excused(history):
+        seen = f"loss {loss} is far above that of guessing ({chance}) and up from {before['loss']:.2f} the epoch before"
+    else:
+        return None
     return Verdict(
         "unstable",
-        f"loss {last['loss']:.2f} is far above that of guessing ({last['chance_loss']:.2f}) since epoch {since}",
-        "try a lower lr or a warm-up",
+        seen,
+        "try a lower `--lr` or `--head-lr`, a warm-up, or more images where an epoch has only a few steps",
     )
+
+
+def _excused(history: Sequence[Record]) -> bool:
+    # A fresh head lifts the loss for an epoch; where every epoch begins with one, it is no excuse.
+    anew = [_is_anew(before, record) for before, record in itertools.pairwise(history)]
+    return anew[-1] and not all(anew)
 
 
 def _settling(history: Sequence[Record]) -> Verdict | None:
@@ -274,17 +298,37 @@ def _facts(history: Sequence[Record]) -> tuple[str, ...]:
             f"{final['loss']:.2f} in epoch {final['epoch']}",
         )
         facts.append(f"the loss went from {start} to {end}{guess}")
+    untrained = _is_untrained(history)
     if "num_clusters" in last:
-        used = last["num_clusters"] - last.get("empty_clusters", 0)
+        used, total = last["num_clusters"] - last.get("empty_clusters", 0), last["num_clusters"]
         share = f", the largest with {_percent(last['largest_share'])} of the images" if "largest_share" in last else ""
-        facts.append(
-            f"in the last clustering of the training {used:,.0f} of {last['num_clusters']:,.0f} clusters are in use{share}"
+        what = (
+            f"clusters were made once, before the first epoch: {used:,.0f} of {total:,.0f}"
+            if untrained
+            else f"in the last clustering of the training {used:,.0f} of {total:,.0f} clusters"
         )
+        facts.append(f"{what} are in use{share}")
     if "nmi_previous" in last:
         facts.append(f"the last two groupings agree to {last['nmi_previous']:.2f} (NMI: 0 unrelated, 1 the same)")
     if "effective_rank" in last:
-        facts.append(f"features vary along about {last['effective_rank']:.0f} directions")
+        whose = "features of the untrained network varied" if untrained else "features vary"
+        facts.append(f"{whose} along about {last['effective_rank']:.0f} directions")
     return tuple(facts)
+
+
+def _is_anew(before: Record, record: Record) -> bool:
+    # Whether an epoch began with a clustering: records only repeat the numbers of the last one.
+    return "num_clusters" in record and any(before.get(name) != record.get(name) for name in _OF_CLUSTERING)
+
+
+def _is_untrained(history: Sequence[Record]) -> bool:
+    # Whether the last numbers of clusters and features are still those of the clustering before the first epoch.
+    last = history[-1]
+    return (
+        "num_clusters" in last
+        and "nmi_previous" not in last
+        and not any(itertools.starmap(_is_anew, itertools.pairwise(history)))
+    )
 
 
 def _since(history: Sequence[Record], holds: Callable[[Record], bool]) -> int | None:

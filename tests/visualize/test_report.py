@@ -164,6 +164,14 @@ def test_a_clustering_is_one_point_and_two_show_no_trend() -> None:
     assert len({match and match[1] for match in found}) == 1 and None not in found
     columns, rows = epoch_table(facts)
     assert [row[columns.index("NMI")] != "" for row in rows] == [e in (4, 7) for e in range(1, 10)]
+    rank = "How much can the features tell apart?"
+    assert "the first point is of the untrained network" in drawn[rank][0]
+    assert "made once" not in drawn["Are the clusters of similar size?"][0]
+    one = {heading: note for heading, note, _ in training_charts(replace(facts, history=history[:3], rewritten=[1]))}
+    assert "before the first epoch and is of the untrained network" in one[rank]
+    assert "made once, before the first epoch" in one["Are the clusters of similar size?"]
+    other = replace(facts, method="nat")
+    assert not any("untrained" in note for _, note, _ in training_charts(other))
     short = replace(facts, history=history[:6], rewritten=[1, 4])
     notes = {heading: note for heading, note, _ in training_charts(short)}
     assert "climbs" not in notes["Are the clusters settling?"]
@@ -257,7 +265,7 @@ def test_a_large_run_stays_small(crops: np.ndarray) -> None:
 
 
 def test_last_and_best_knn_are_told_apart(facts: ReportFacts) -> None:
-    scored = [record | ({"knn": 0.9} if record["epoch"] == 12 else {}) for record in facts.history]
+    scored = [{**record, "knn": 0.9} if record["epoch"] == 12 else record for record in facts.history]
     page = render(replace(facts, history=scored))
     assert "Last 75.0 %; best 90.0 %, after epoch 12, which is chosen by the labels that score it" in page
 

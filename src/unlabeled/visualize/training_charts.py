@@ -83,6 +83,17 @@ _SETTLING = {
     "moved_share": " It falls as the clusters settle.",
 }
 _LEAST_CLUSTERINGS = 3
+# Said of a single point, and of the first of several: clusters are made before the epoch that is trained on them.
+_OF_UNTRAINED = {
+    "size_entropy": (
+        " Clusters were made once, before the first epoch, from the features of the untrained network.",
+        "",
+    ),
+    "effective_rank": (
+        " The one point was measured before the first epoch and is of the untrained network.",
+        " Measured before the epoch: the first point is of the untrained network.",
+    ),
+}
 # Numbers that the journal repeats in every epoch until they are made anew; what guessing gives is a level and no curve.
 _REPEATED = {"deepcluster": {*STATISTICS, "nmi_labels"} - {"chance_loss"}, "nat": {"moved_share"}}
 _LOSS_WORDS = {
@@ -128,6 +139,8 @@ def training_charts(facts: ReportFacts) -> list[tuple[str, str, str]]:
             if chance:
                 levels = [curves.Level("guessing", chance[-1])]
                 note += " Below the dashed line it does better than guessing."
+        elif key in _OF_UNTRAINED and facts.method == "deepcluster" and (facts.rewritten or ())[:1] == [1]:
+            note += _OF_UNTRAINED[key][len(known) > 1]
         elif key in _SETTLING and facts.method in ("", "deepcluster"):
             # The first clustering has none before it.
             note += _SETTLING[key] if len(known) + 1 >= _LEAST_CLUSTERINGS else ""
