@@ -27,7 +27,7 @@ from unlabeled.errors import DataError, RunError
 from unlabeled.evaluation.explain import Explanation, explain
 from unlabeled.evaluation.knn import nearest_others
 from unlabeled.runfolder import replacing
-from unlabeled.visualize.atlas import even_sample, repeats
+from unlabeled.visualize.atlas import coarse, even_sample, repeats
 from unlabeled.visualize.facts import Atlas, Colouring
 from unlabeled.visualize.projection import project
 from unlabeled.visualize.sprites import square
@@ -75,11 +75,15 @@ def overview(run: Run, store: ImageStore) -> Overview:
     if source is not None:
         statistics += of_files([store.names[i] for i in rows], source, store.index_in_source[rows])
     thumbnails: list[NDArray[np.uint8]] = []
+    cells: list[NDArray[np.float32]] = []
+    blank: list[bool] = []
     digests: list[bytes] = []
     with progress.bar("thumbnails", len(rows)) as update:
         for place, row in enumerate(rows.tolist()):
             pixels = store.pixels(row).numpy()
             digests.append(hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=12).digest())
+            blank.append(bool((pixels == pixels[0, 0]).all()))
+            cells.append(coarse(pixels))
             thumbnails.append(square(pixels, min(SIDE, *pixels.shape[:2])))
             update(place + 1, "")
     similarity, index = neighbors(unit)
@@ -92,7 +96,7 @@ def overview(run: Run, store: ImageStore) -> Overview:
         distances=catalogue.distances[torch.from_numpy(rows)].numpy(),
         neighbours=index,
         similarities=similarity,
-        repeated=repeats(thumbnails, index, digests),
+        repeated=repeats(np.stack(cells), np.array(blank), index, digests),
         tree=catalogue.tree,
         colourings=[*_labels(run, store, source, rows), *colourings(statistics)],
         total=len(store),

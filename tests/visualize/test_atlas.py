@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from report_pages import made
 from unlabeled.errors import DataError
 from unlabeled.visualize import atlas
-from unlabeled.visualize.atlas import even_sample, repeats, to_json
+from unlabeled.visualize.atlas import coarse, even_sample, repeats, to_json
 from unlabeled.visualize.facts import Colouring
 
 
@@ -56,12 +59,68 @@ def test_pictures_that_cost_too_much_get_smaller(monkeypatch: pytest.MonkeyPatch
     assert sum(map(len, small["sheets"])) < 60_000
 
 
-def test_repeats_tell_the_same_from_nearly_the_same() -> None:
-    rng = np.random.default_rng(0)
-    first, other = rng.integers(0, 250, (2, 16, 16, 3), dtype=np.uint8)
-    found = repeats([first, first, first + 1, other], np.array([[1, 2, 3]] * 4), [b"a", b"a", b"b", b"c"])
-    assert found[0].tolist() == [2, 1, 0]
-    assert found[3].tolist() == [0, 0, 2]
+def sameness(first: np.ndarray, second: np.ndarray) -> int:
+    """What the page says of two pictures."""
+    pair = [first, second]
+    cells = np.stack([coarse(one) for one in pair])
+    blank = np.array([(one == one[0, 0]).all() for one in pair])
+    found = repeats(cells, blank, np.array([[1], [0]]), [one.tobytes() + bytes(one.shape) for one in pair])
+    assert found[0, 0] == found[1, 0]
+    return int(found[0, 0])
+
+
+def texture(seed: int, level: float, spread: float, grain: int, light: float = 0) -> np.ndarray:
+    """A random texture, 160 × 160 × 3, with `spread` as its standard deviation, `light` levels darker at the edges."""
+    side = 160 // grain
+    noise = np.random.default_rng(seed).normal(size=(side, side)).astype(np.float32)
+    soft = np.asarray(Image.fromarray(noise).resize((160, 160), Image.Resampling.BICUBIC))
+    y, x = np.mgrid[-1:1:160j, -1:1:160j]
+    grey = level + spread * soft / soft.std() - light * (x * x + y * y) / 2
+    return np.repeat(grey.round().clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def as_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "jpeg", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+def resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+
+
+LOOKS = [(4, 1, 2, 0), (6, 2, 8, 0), (6, 2, 32, 0), (24, 3, 2, 16), (24, 3, 8, 16), (120, 40, 8, 0)]
+"""Level, spread, grain and fall of light."""
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_different_pictures_are_no_duplicates_however_dim(look: tuple[float, float, int, float]) -> None:
+    different = [texture(seed, *look) for seed in range(8)]
+    assert [sameness(one, other) for one, other in combinations(different, 2)] == [0] * 28
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_picture_saved_again_or_resized_is_a_duplicate(look: tuple[float, float, int, float]) -> None:
+    one = texture(0, *look)
+    # A fine texture of one grey level does not survive quality 75: what is left may be called another picture.
+    quality = 75 if look[1] > 1 else 96
+    assert sameness(one, one.copy()) == 2
+    assert sameness(one, as_jpeg(one, quality)) == 1
+    assert sameness(one, resized(one, 80)) == 1
+    assert sameness(one, resized(one, 240)) == 1
+
+
+def test_blank_pictures_of_one_shade_are_duplicates_and_nothing_else_is_one_of_them() -> None:
+    blank = np.full((40, 40, 3), 9, np.uint8)
+    assert sameness(blank, blank.copy()) == 2
+    assert sameness(blank, np.full((30, 50, 3), 10, np.uint8)) == 1
+    assert sameness(blank, np.full((40, 40, 3), 30, np.uint8)) == 0
+    assert sameness(blank, texture(0, 9, 1, 2)) == 0
+
+
+def test_the_same_picture_much_brighter_is_another() -> None:
+    assert sameness(texture(0, 60, 9, 8), texture(0, 60, 9, 8) + np.uint8(20)) == 0
+    assert sameness(texture(0, 60, 9, 8), texture(0, 60, 9, 8) + np.uint8(1)) == 1
 
 
 def test_an_even_sample() -> None:

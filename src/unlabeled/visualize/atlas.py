@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from unlabeled.errors import DataError
 from unlabeled.visualize import sprites
@@ -27,6 +28,11 @@ _SIZES = ((48, 75), (40, 70), (32, 70), (32, 50), (24, 45), (24, 20))
 """Pixels of a thumbnail and quality, best first."""
 _LARGE_UP_TO = 4000
 """Images of a page that may have thumbnails above 32 pixels."""
+_CELLS = 16
+_NEAR_LEVELS = 2.55
+_NEAR_CORRELATION = 0.95
+"""Saved as JPEG of quality 75 or at half its size, a texture that spreads over two grey levels stays above it; different
+ones under one fall of light reach 0.9."""
 
 
 def to_json(atlas: Atlas, run: str) -> str:
@@ -77,22 +83,50 @@ def even_sample(total: int, most: int = MOST_IMAGES) -> NDArray[np.int64]:
     return np.arange(count) * total // max(count, 1)
 
 
+def coarse(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The central square of a picture [H, W, C] as mean grey levels of 16 × 16 equal cells, [16, 16, C].
+
+    They are not rounded: a dim picture has its texture in fractions of a level.
+    """
+    height, width, channels = pixels.shape
+    short = min(height, width)
+    box = ((width - short) / 2, (height - short) / 2, (width + short) / 2, (height + short) / 2)
+    planes = [Image.fromarray(pixels[:, :, channel].astype(np.float32)) for channel in range(channels)]
+    return np.stack(
+        [np.asarray(one.resize((_CELLS, _CELLS), Image.Resampling.BOX, box=box)) for one in planes], axis=-1
+    )
+
+
 def repeats(
-    thumbnails: Sequence[np.ndarray], neighbours: NDArray[np.int64], digests: Sequence[bytes]
+    cells: NDArray[np.float32], blank: NDArray[np.bool_], neighbours: NDArray[np.int64], digests: Sequence[bytes]
 ) -> NDArray[np.uint8]:
-    """Which neighbours [N, k] are the same picture: 2 where the digests of all pixels are equal, 1 where the pictures
-    differ by less than 1 % of the range on average at 16 × 16 pixels, 0 elsewhere."""
-    small = np.stack([sprites.square(one, 16) for one in thumbnails]).reshape(len(thumbnails), -1).astype(np.int16)
+    """Which neighbours [N, k] are the same picture: 2 where the digests of all pixels are equal, 1 nearly, 0 not.
+
+    Two pictures are nearly the same if their `cells` [N, 16, 16, C], made by `coarse`, differ by less than 1 % of the
+    range on average and also change alike from each cell to the next, with a correlation above 0.95, or if both are
+    `blank` [N]. Grey levels alone would call all dim pictures the same, and a correlation of the levels
+    themselves those that share no more than the fall of light towards the edges.
+    """
     known = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
     pixels = np.array([known[digest] for digest in digests])
     found = np.zeros(neighbours.shape, np.uint8)
-    for place in range(neighbours.shape[1]):
-        for start in range(0, len(small), 1024):
-            part = slice(start, start + 1024)
+    for start in range(0, len(cells), 1024):
+        part = slice(start, start + 1024)
+        steps = _steps(cells[part])
+        for place in range(neighbours.shape[1]):
             other = neighbours[part, place]
-            difference = np.abs(small[part] - small[other]).mean(1)
-            found[part, place] = np.where(pixels[part] == pixels[other], 2, difference < 2.5)
+            close = np.abs(cells[part] - cells[other]).mean((1, 2, 3)) < _NEAR_LEVELS
+            like = np.einsum("nd,nd->n", steps, _steps(cells[other])) > _NEAR_CORRELATION
+            nearly = close & (like | (blank[part] & blank[other]))
+            found[part, place] = np.where(pixels[part] == pixels[other], 2, nearly)
     return found
+
+
+def _steps(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    # The differences between cells that touch, [n, D] of length 1; zeros where the cells are all equal.
+    across, down = np.diff(cells, axis=2), np.diff(cells, axis=1)
+    steps = np.concatenate([across.reshape(len(cells), -1), down.reshape(len(cells), -1)], axis=1)
+    return steps / np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), 1e-6)
 
 
 def _sheets(thumbnails: Sequence[np.ndarray]) -> tuple[int, list[str]]:
