@@ -117,8 +117,8 @@ def test_an_exploding_loss_is_called() -> None:
     history = [epoch(i, loss=3.0 if i < 3 else 40.0) for i in range(5)]
     assert judged(history) == (
         "unstable",
-        "unstable: loss 40.00 is far above that of guessing (4.61) since epoch 4; try a lower `--lr` or `--head-lr`, "
-        "a warm-up, or more images where an epoch has only a few steps",
+        "unstable: loss 40.00 is far above that of guessing (4.61) since epoch 4; try a lower `--head-lr` first, "
+        "then a lower `--lr`, or more images where an epoch has only a few steps",
     )
 
 
