@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,14 @@ DEMO_IMAGES = 3600
 def demonstrate(out: Path, device: str, if_exists: IfExists, settings: dict[str, Any]) -> dict[str, Any]:
     """See `unlabeled.demo`."""
     kind = session.prepare_device(device)
-    with process_group(kind):
+    with process_group(kind), ExitStack() as ending:
         # What cannot work is said before anything is made, and before anything of an earlier run goes.
         photograph_files()
         configure("demo", DataFacts(DEMO_IMAGES, 3, CROP_SIDE, CROP_SIDE, is_colour=True, device=kind), settings)
         run = reserve(out, if_exists) if is_main() else RunFolder(out)
+        ending.callback(run.release)
+        if is_main() and run.exists:
+            run.hold()
         is_new = if_exists == "replace" or not run.exists
         photographs = run.path / "photographs"
         train, test = photographs / "train", photographs / "test"
