@@ -29,10 +29,11 @@ _SIZES = ((48, 75), (40, 70), (32, 70), (32, 50), (24, 45), (24, 20))
 _LARGE_UP_TO = 4000
 """Images of a page that may have thumbnails above 32 pixels."""
 _CELLS = 16
-_NEAR_LEVELS = 2.55
+_NEAR_LEVELS = 5.1
+"""2 % of the range: photographs of 64 pixels and more keep it through JPEG or half their size, mostly through both."""
 _NEAR_CORRELATION = 0.95
-"""Saved as JPEG of quality 75 or at half its size, a texture that spreads over two grey levels stays above it; different
-ones under one fall of light reach 0.9."""
+"""Saved as JPEG of quality 75, a texture that spreads over two grey levels mostly stays above it; different textures under
+one fall of light reach 0.7, very smooth ones 0.95."""
 
 
 def to_json(atlas: Atlas, run: str) -> str:
@@ -102,7 +103,7 @@ def repeats(
 ) -> NDArray[np.uint8]:
     """Which neighbours [N, k] are the same picture: 2 where the digests of all pixels are equal, 1 nearly, 0 not.
 
-    Two pictures are nearly the same if their `cells` [N, 16, 16, C], made by `coarse`, differ by less than 1 % of the
+    Two pictures are nearly the same if their `cells` [N, 16, 16, C], made by `coarse`, differ by less than 2 % of the
     range on average and also change alike from each cell to the next, with a correlation above 0.95, or if both are
     `blank` [N]. Grey levels alone would call all dim pictures the same, and a correlation of the levels
     themselves those that share no more than the fall of light towards the edges.
