@@ -23,6 +23,14 @@ from unlabeled.runfolder import (
 )
 
 
+def test_files_have_the_rights_of_new_files(tmp_path: Path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    with replacing(tmp_path / "tensors") as partial:
+        partial.touch(0o600)
+    assert (tmp_path / "tensors").stat().st_mode == plain.stat().st_mode
+
+
 def test_a_run_is_held_by_one_command_at_a_time(tmp_path: Path):
     first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
     first.make()

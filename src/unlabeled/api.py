@@ -83,6 +83,8 @@ def resume(run: str | Path, *, device: str = "auto") -> Run:
         folder = find(run)
         if is_main():
             folder.hold()
+        if not folder.checkpoints.is_dir():
+            progress.say("There is no checkpoint yet: the training begins anew.")
         try:
             session.execute(folder, *session.reopen(folder), device=device)
         finally:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from unlabeled.errors import RunError
+from unlabeled.runfolder import make_readable
 
 SUFFIX = ".safetensors"
 FORMAT = "1"
@@ -67,6 +68,7 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         _remove_partials(folder)
         save_file(plain, partial, metadata=header)
+        make_readable(partial)
         _flush_to_disk(partial)
         os.replace(partial, path)
         _write_latest(folder, path.name)

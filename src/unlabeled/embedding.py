@@ -60,11 +60,11 @@ def names_beside(path: Path) -> Path:
 
 
 def _write_npy(path: Path, result: Embedding) -> None:
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, result.features.numpy())
     # One line a name, whatever is in it.
     names = "".join(f"{name.translate({10: '�', 13: '�'})}\n" for name in result.names)
     write_text(names_beside(path), names)
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.save(file, result.features.numpy())
 
 
 def _write_npz(path: Path, result: Embedding) -> None:

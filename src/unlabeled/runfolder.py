@@ -25,6 +25,15 @@ from unlabeled.errors import RunError, typed
 IfExists = Literal["refuse", "resume", "replace"]
 
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)  # it can only be read by setting it
+
+
+def make_readable(path: Path) -> None:
+    """Give a file the rights that new files have: safetensors keeps its own to the user alone, whatever the umask says."""
+    path.chmod(0o666 & ~_UMASK)
+
+
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
     """A file beside `path` to write to; it takes that place in one move, and only if nothing went wrong inside.
@@ -38,6 +47,7 @@ def replacing(path: Path) -> Generator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         if partial.exists():
+            make_readable(partial)
             os.replace(partial, path)
     except OSError as error:
         raise RunError(

@@ -75,7 +75,7 @@ def cluster(
     kind = "unlike the rest" if data is None else "unlike anything seen in training"
     output.print(
         f"{counted(len(rows), 'image')} in {counted(len({row.cluster for row in rows}), 'cluster')}, {unlike:,} {kind}"
-        f"{f'; written to {out}' if out else ''}",
+        f"{f'; written to {out}' if out else ''}{f'; one folder a cluster in {to_folders}' if to_folders else ''}",
         markup=False,
     )
     if not out and not to_folders and is_first:
