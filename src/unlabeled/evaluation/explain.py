@@ -213,7 +213,8 @@ def _summary(found: Sequence[Explained], traits: Sequence[Trait]) -> str:
     notable = [one for one in found if one.is_notable]
     if not notable and not traits:
         return (
-            "No plain statistic of the images explains the clusters: they are made by something else, content for one."
+            "No plain statistic of the images explains the clusters: they follow something else, content where the network has "
+            "learned and chance where it has not."
         )
     parts: list[str] = []
     if notable:

@@ -132,7 +132,8 @@
   const repeatNote = (members) => {
     const found = members.filter((i) => sameness[i]);
     if (!found.length) return null;
-    const button = make("button", { type: "button", className: "link", textContent: `${plural(found.length, "image")} with duplicates` });
+    const kind = found.every((i) => sameness[i] === 2) ? "the same" : "nearly the same";
+    const button = make("button", { type: "button", className: "link", textContent: `${plural(found.length, "image")} ${kind} as others` });
     button.dataset.image = found[0];
     return button;
   };
