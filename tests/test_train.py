@@ -19,7 +19,7 @@ import unlabeled
 from pictures import pictures
 from ranks import on_two_ranks
 from runs import SMALL, assert_same_run, final_tensors, train_with_stops
-from unlabeled import checkpoint, session
+from unlabeled import checkpoint, session, training
 from unlabeled.errors import DataError, RunError
 from unlabeled.journal import read
 from unlabeled.runfolder import RunFolder
@@ -188,6 +188,14 @@ def test_another_number_of_processes_goes_on_where_the_first_stopped(capsys: pyt
     assert "steps took 24 images in all and now take 48" in capsys.readouterr().err
     assert Meter(1, 1, batch=4).on(400).step == 1, "an epoch that was begun is not begun again"
     assert Meter(1, 9).on(24) == Meter(1, 9, batch=24), "checkpoints of earlier versions do not say"
+
+
+def test_a_finished_run_stays_the_run_that_was_begun(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(training, "global_batch", lambda config: 2 * config.batch_size)
+    unlabeled.resume(shutil.copytree(whole, tmp_path / "run"))
+    assert "steps took" not in capsys.readouterr().err
 
 
 def test_two_commands_do_not_train_in_one_run(data: Path, tmp_path: Path):

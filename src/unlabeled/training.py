@@ -262,7 +262,9 @@ class Saver:
                 f"{found.path} does not fit {self.run.config}: the configuration was changed, or another version of this program "
                 "wrote it; put it back as it was, or begin anew with `--if-exists replace`."
             ) from None
-        return Meter(found.epoch, found.step, **found.extra).on(global_batch(self.config))
+        meter = Meter(found.epoch, found.step, **found.extra)
+        # What has ended stays what it was, on however many processes the rest is made.
+        return meter.on(global_batch(self.config)) if found.epoch < self.config.epochs else meter
 
     def save(self, meter: Meter) -> None:
         """Write a checkpoint now, on the first rank; the others wait, so that no rank outruns a failed write."""
