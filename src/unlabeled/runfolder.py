@@ -243,6 +243,11 @@ class RunFolder:
         return self.path / "evaluation"
 
     @property
+    def notes(self) -> Path:
+        """What was left out, replaced or clipped while the images were read, counted."""
+        return self.path / "notes.json"
+
+    @property
     def skipped(self) -> Path:
         """Files that could not be used, with the reason."""
         return self.path / "skipped.csv"
@@ -319,7 +324,7 @@ class RunFolder:
         """
         # The configuration first: without it nobody takes the rest for a run.
         files = (self.config, self.data, self.environment, self.journal, self.start, self.features, self.imported)
-        tables = (self.clusters, self.scores, self.skipped, self.report, self.stability)
+        tables = (self.clusters, self.scores, self.skipped, self.notes, self.report, self.stability)
         seen = (self.projection, self.statistics, self.inside)
         try:
             for file in (*files, *tables, *seen, *self.path.glob("comparison.*")):

@@ -18,6 +18,7 @@ from unlabeled.allocator import use_big_pages_allocator
 from unlabeled.clustered import clustered, write_clusters
 from unlabeled.config import Config, DataFacts
 from unlabeled.data.loading import Loader
+from unlabeled.data.notes import Notes
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
@@ -105,6 +106,9 @@ def begin(
     if idle:
         progress.say(f"Note: nothing here reads the setting{'s' if len(idle) > 1 else ''} {', '.join(idle)}.")
     announce(store, config, store.facts(device), ids, len(source.skipped) + len(store.skipped))
+    notes = Notes().extend([source.notes, store.notes])
+    for sentence in notes.sentences():
+        progress.say(f"Note: {sentence}")
     if is_main():
         run.make()
         run.hold()
@@ -112,6 +116,7 @@ def begin(
         if tensorboard:
             run.tensorboard.mkdir()
         write_csv(run.skipped, ("file", "reason"), sorted([*source.skipped, *store.skipped]))
+        write_json(run.notes, notes.to_json())
         write_json(run.environment, environment(device, world_size()))
         write_json(run.data, asdict(DataRecord.of(store, data, labels, config.store_size, folder)))
         write_text(run.config, config.model_dump_json(indent=2) + "\n")

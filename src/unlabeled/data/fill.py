@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unlabeled.data.decode import Decoded, examine
+from unlabeled.data.notes import Notes
 from unlabeled.data.pixel_log import KEY_BYTES, PIXEL_TYPES, Image, PixelLog
 from unlabeled.data.pixels import Undecodable, ValueRange, scale_to_uint8, to_channels, value_range
 from unlabeled.data.shrink import reduce
@@ -55,6 +56,8 @@ class Found:
     """What was mapped to 0..255, where images are not 8-bit."""
     ranges: dict[str, ValueRange] = field(default_factory=dict[str, ValueRange])
     """The same for every pixel type that is not 8-bit."""
+    notes: Notes = field(default_factory=Notes)
+    """What was replaced, clipped or ignored in the pixels."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from unlabeled.data.notes import Notes
 from unlabeled.data.pixels import Undecodable
 from unlabeled.errors import DataError
 from unlabeled.progress import counted
@@ -59,6 +60,8 @@ class Source:
         """(name, reason) of what was refused before reading."""
         self.ignored: Counter[str] = Counter()
         """How many files of each ending (without dot, lower case) are no images."""
+        self.notes = Notes()
+        """What happened to rows, lines and names before anything was read."""
 
     def __len__(self) -> int:
         return len(self.names)

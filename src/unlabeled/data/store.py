@@ -19,6 +19,7 @@ import torch
 
 from unlabeled.config import DataFacts
 from unlabeled.data.fill import Found, Settings, decode_again, fill
+from unlabeled.data.notes import Notes
 from unlabeled.data.pixel_log import NOT_KEPT, MemoryLog, PixelLog, disk_log
 from unlabeled.data.pixels import is_colour
 from unlabeled.distributed import broadcast_object, is_main
@@ -47,6 +48,8 @@ class ImageStore:
         """Channels of every image."""
         self.skipped: list[tuple[str, str]] = sorted(found.skipped)
         """Names of images left out, each with the reason."""
+        self.notes: Notes = found.notes
+        """What was replaced, clipped or ignored in the pixels."""
         if not kept:
             raise DataError(_nothing_readable(len(source), self.skipped))
         self.index_in_source: np.ndarray = np.asarray(kept, np.int64)
