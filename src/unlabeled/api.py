@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unlabeled import progress
+from unlabeled.data.reading import Alpha, Frames, ReadOptions
 from unlabeled.runfolder import IfExists, RunFolder, find, require_writable, reserve, write_json
 
 if TYPE_CHECKING:
     from unlabeled.data.doctor import Doctor
+    from unlabeled.data.in_memory import Images
     from unlabeled.run import Run
 
 
 def train(
-    data: str | Path,
+    data: Images,
     out: str | Path,
     *,
     recipe: str = "default",
@@ -30,12 +32,15 @@ def train(
     cache: str | Path | None = None,
     if_exists: IfExists = "refuse",
     tensorboard: bool = False,
+    frames: Frames = "first",
+    alpha: Alpha = "white",
     **settings: Any,
 ) -> Run:
     """Learn features from a folder of images, without labels.
 
     Args:
-        data: a folder (flat or nested), a list of paths, a CSV or Parquet manifest, an array, or a zip or tar archive.
+        data: a folder (flat or nested), a list of paths, a CSV or Parquet manifest, an array, or a zip or tar archive; or
+            arrays, tensors, Pillow images or a list of these and of paths. A run of images in memory cannot be resumed.
         out: folder of the run, made here.
         recipe: which experiment; see `unlabeled.recipes`.
         labels: where labels are, if there are any: `folder` or a CSV. Used for scores only, never for training,
@@ -44,6 +49,9 @@ def train(
         cache: folder for decoded images; the user's cache folder where not given.
         if_exists: what to do with a run that is already there: `refuse`, `resume` or `replace`.
         tensorboard: also write every number of the journal as TensorBoard events, under RUN/tensorboard.
+        frames: of stacks and animations, the `first` or `middle` frame, the `max` or `mean` over all, every frame as one of
+            the `channels`, or `all`: every frame is an image.
+        alpha: `white` puts transparent pixels on white, `band` keeps alpha as a channel of its own.
         settings: any field of `Config`.
 
     Raises:
@@ -55,12 +63,13 @@ def train(
     from unlabeled.run import Run
 
     device = session.prepare_device(device)
+    out, options = Path(out).expanduser(), ReadOptions(frames, alpha)
     with process_group(device):
-        if if_exists == "resume" and RunFolder(Path(out)).exists:
-            session.same_request(RunFolder(Path(out)), str(data), recipe, labels, settings)
+        if if_exists == "resume" and RunFolder(out).exists:
+            session.same_request(RunFolder(out), data, recipe, labels, settings)
             return resume(out, device=device)
         with _place(out, if_exists) as run:
-            begun = session.begin(run, str(data), recipe, labels, device, cache, settings, tensorboard)
+            begun = session.begin(run, data, recipe, labels, device, cache, settings, tensorboard, options)
             session.execute(run, *begun, device=device)
         barrier()
         return Run(run.path, device)
@@ -108,7 +117,7 @@ def import_weights(
     file: str | Path,
     out: str | Path,
     *,
-    data: str | Path | None = None,
+    data: Images | None = None,
     backbone: str | None = None,
     device: str = "auto",
     cache: str | Path | None = None,
@@ -137,13 +146,13 @@ def import_weights(
 
     kind = session.prepare_device(device)
     with process_group(kind):
-        with _place(out, if_exists) as run:
-            session.take_in(run, Path(file), backbone, str(data) if data else None, kind, cache, settings)
+        with _place(Path(out).expanduser(), if_exists) as run:
+            session.take_in(run, Path(file).expanduser(), backbone, data, kind, cache, settings)
         barrier()
         return Run(run.path, kind)
 
 
-def check(data: str | Path, *, json: str | Path | None = None) -> Doctor:
+def check(data: Images, *, json: str | Path | None = None, frames: Frames = "first", alpha: Alpha = "white") -> Doctor:
     """Read every image once and say what is there: sizes, depths, channels, blank, duplicate and broken files.
 
     `unlabeled.data.findings` puts it in plain words (`sentences`), a table and JSON.
@@ -151,6 +160,7 @@ def check(data: str | Path, *, json: str | Path | None = None) -> Doctor:
     Args:
         data: images, in any form `train` takes.
         json: file to write the findings to.
+        frames, alpha: what is made of stacks and of alpha, as in `train`.
 
     Raises:
         DataError: nothing that could be an image. Where files could be and none can be read, `Doctor.readable` is 0.
@@ -159,13 +169,14 @@ def check(data: str | Path, *, json: str | Path | None = None) -> Doctor:
     from unlabeled.data import doctor, findings
     from unlabeled.data.sources import open_source
 
+    json = Path(json).expanduser() if json else None
     if json:
-        require_writable(Path(json))
-    source = open_source(data)
+        require_writable(json)
+    source = open_source(data, ReadOptions(frames, alpha))
     with progress.bar("checking", len(source)) as update:
         found = doctor.check(source, progress=lambda done, _total: update(done, ""))
     if json:
-        write_json(Path(json), findings.to_json(found))
+        write_json(json, findings.to_json(found))
     return found
 
 
@@ -183,7 +194,7 @@ def demo(
     """
     from unlabeled.demonstration import demonstrate
 
-    return demonstrate(Path(out), device, if_exists, settings)
+    return demonstrate(Path(out).expanduser(), device, if_exists, settings)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,13 @@ from unlabeled import progress
 from unlabeled.config import Config, DataFacts
 from unlabeled.data.augment import Views
 from unlabeled.data.decode import decode
+from unlabeled.data.in_memory import IN_MEMORY, Images
 from unlabeled.data.loading import Loader
 from unlabeled.data.pixels import Undecodable, ValueRange
+from unlabeled.data.reading import ReadOptions
 from unlabeled.data.sources import Source, open_source
 from unlabeled.data.store import ImageStore, open_store
-from unlabeled.errors import DataError, RunError
+from unlabeled.errors import ConfigError, DataError, RunError
 from unlabeled.runfolder import RunFolder
 
 NO_IMAGES = "no images: imported weights"
@@ -52,6 +54,8 @@ class DataRecord:
     """`low` and `high` per channel: what became 0 and 255, and the share of values beyond them."""
     store_size: int
     cache: str | None
+    reading: dict[str, Any] = field(default_factory=dict[str, Any])
+    """`frames` and `alpha` of `ReadOptions`; empty for the defaults."""
 
     @staticmethod
     def of(store: ImageStore, data: str, labels: str | None, store_size: int, cache: Path | None) -> DataRecord:
@@ -66,6 +70,7 @@ class DataRecord:
             asdict(store.value_range),
             store_size,
             str(cache) if cache else None,
+            store.reading,
         )
 
     @staticmethod
@@ -83,13 +88,28 @@ class DataRecord:
             RunError: it is missing or damaged.
         """
         values = run.read_json(run.data)
-        names = {field.name for field in fields(DataRecord)}
-        if not isinstance(values, dict) or set(values) != names or not _is_value_range(values["value_range"]):
+        names = {one.name for one in fields(DataRecord)}
+        younger = {
+            one.name for one in fields(DataRecord) if one.default_factory is not MISSING or one.default is not MISSING
+        }
+        is_whole = isinstance(values, dict) and names - younger <= set(values) <= names
+        if not is_whole or not _is_value_range(values["value_range"]):
             raise RunError(
                 f"{run.data} is damaged (it must hold {', '.join(sorted(names))}); put it back from a copy, or train again "
                 "with `--if-exists replace`."
             )
-        return DataRecord(**values)
+        record = DataRecord(**values)
+        record.options()  # complains where it names no way of reading
+        return record
+
+    def options(self) -> ReadOptions:
+        """How files were read. Raises ConfigError for unknown values."""
+        try:
+            return ReadOptions(**self.reading)
+        except TypeError:
+            raise ConfigError(
+                f"reading in data.json has the keys {', '.join(self.reading)}; known are frames and alpha."
+            ) from None
 
     def source(self) -> Source:
         """The images of the training.
@@ -98,10 +118,22 @@ class DataRecord:
             DataError: they are no longer where they were.
         """
         self.require()
-        return open_source(self.data)
+        return open_source(self.data, self.options())
+
+    def _require_images(self, data: str) -> None:
+        if data == NO_IMAGES:
+            raise DataError(
+                "this run was imported without images: give DATA, or import the weights again with `--data DATA`."
+            )
+        if data == self.data:
+            self.require()
 
     def require(self) -> None:
         """Raise DataError where nothing is at the place of the training images, and say how they are found again."""
+        if self.data == IN_MEMORY:
+            raise DataError(
+                "the run was trained on images given in memory, which are gone: give DATA, or train on files to resume and report."
+            )
         # An array of an archive is named FILE:NAME.
         if self.data != NO_IMAGES and not any(
             Path(place).exists() for place in (self.data, self.data.rsplit(":", 1)[0])
@@ -112,19 +144,19 @@ class DataRecord:
                 'trained, put them back, or write their new place after "data" in data.json of the run.'
             )
 
-    def open(self, data: str | Path | Source, title: str = "reading images") -> ImageStore:
+    def source_of(self, data: Images) -> Source:
+        """Other images, whose frames and alpha are read as those of the training. Raises DataError."""
+        return open_source(data, self.options())
+
+    def open(self, data: Images, title: str = "reading images") -> ImageStore:
         """New images, prepared exactly as the training images were.
 
         Raises:
             DataError: no readable image, or imported weights are asked for the images of their training.
         """
-        if data == NO_IMAGES:
-            raise DataError(
-                "this run was imported without images: give DATA, or import the weights again with `--data DATA`."
-            )
-        if data == self.data:
-            self.require()
-        source = data if isinstance(data, Source) else open_source(data)
+        if isinstance(data, (str, Path)):
+            self._require_images(str(data))
+        source = data if isinstance(data, Source) else open_source(data, self.options())
         low, high, clipped = (self.value_range[key] for key in ("low", "high", "share_clipped"))
         with progress.bar(title, len(source)) as update:
             return open_store(
@@ -157,7 +189,7 @@ def probe(source: Source, device: Literal["cpu", "cuda"]) -> DataFacts:
     reasons: list[str] = []
     for i in np.linspace(0, len(source) - 1, min(PROBED, len(source))).astype(int).tolist():
         try:
-            height, width, channels = decode(source.read(i), source.names[i]).shape
+            height, width, channels = decode(source.read(i), source.names[i], source.options).shape
         except Undecodable as error:
             reasons.append(f"{source.names[i]}: {error.reason}")
             continue
@@ -170,11 +202,34 @@ def probe(source: Source, device: Literal["cpu", "cuda"]) -> DataFacts:
     return DataFacts(len(source), most, int(np.median(heights)), int(np.median(widths)), most == 3, device)
 
 
-def default_cache() -> Path:
-    """Where decoded images are kept unless told otherwise: `UNLABELED_CACHE`, or the user's cache folder."""
+def default_cache() -> Path | None:
+    """Where decoded images are kept unless told otherwise: `UNLABELED_CACHE`, or the user's cache folder.
+
+    None, with a note, where the user has no home folder: images are then kept in memory.
+    """
     if folder := os.environ.get("UNLABELED_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unlabeled"
+        return Path(folder).expanduser()
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "unlabeled"
+    try:
+        return Path.home() / ".cache" / "unlabeled"
+    except RuntimeError:
+        progress.say(
+            "Note: there is no home folder, so decoded images are kept in memory; --cache names a folder for them."
+        )
+        return None
+
+
+def place_of(data: Images) -> str:
+    """What stands for these images in data.json: the path, or that they were in memory."""
+    if isinstance(data, Source):
+        return str(data.path)
+    return str(Path(data).expanduser()) if isinstance(data, (str, Path)) else IN_MEMORY
+
+
+def resolved(place: str) -> str:
+    """A place of images for comparison: the absolute path."""
+    return place if place in (IN_MEMORY, NO_IMAGES) else str(Path(place).resolve())
 
 
 def make_loader(store: ImageStore, config: Config, device: torch.device) -> Loader:

@@ -77,8 +77,9 @@ def _logger(title: str, total: int) -> Update:
 
 
 def counted(count: int, what: str, many: str = "") -> str:
-    """A number of things for people: 1 image, 1,200 images, 2 classes; `many` where the plural is not `what` and an s."""
-    return f"{count:,} {what if count == 1 else many or f'{what}s'}"
+    """A number of things for people: 1 image, 1,200 images, 2 classes; `many` where the plural is not `what` and (e)s."""
+    plural = many or what + ("es" if what.endswith("s") else "s")
+    return f"{count:,} {what if count == 1 else plural}"
 
 
 def duration(seconds: float) -> str:

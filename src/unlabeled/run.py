@@ -22,7 +22,6 @@ from unlabeled import assignments, checkpoint, progress
 from unlabeled.catalogue import Catalogue
 from unlabeled.clustered import Clustered, clustered, locations_of, require_empty, sort_into_folders, write_clusters
 from unlabeled.config import Config, Precision
-from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, is_main
@@ -256,7 +255,7 @@ class Run:
             if to_folders:
                 locations = locations_of(self.names, self.record.source())
         else:
-            source = open_source(data)
+            source = self.record.source_of(data)
             store = self.record.open(source)
             found = catalogue.assign(self.features_of(store))
             rows = clustered(store.names, found.cluster, found.distance, found.unlike)
@@ -293,7 +292,7 @@ class Run:
         unread: list[str] = []
         for query in [queries] if isinstance(queries, (str, Path)) else queries:
             try:
-                source = open_source(query)
+                source = self.record.source_of(query)
                 store = self.record.open(source, title="reading queries")
             except DataError as error:
                 unread.append(f"{query}: {error}")

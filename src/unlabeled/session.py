@@ -17,8 +17,10 @@ from unlabeled import assignments, catalogue, progress
 from unlabeled.allocator import use_big_pages_allocator
 from unlabeled.clustered import clustered, write_clusters
 from unlabeled.config import Config, DataFacts
+from unlabeled.data.in_memory import Images
 from unlabeled.data.loading import Loader
 from unlabeled.data.notes import Notes
+from unlabeled.data.reading import ReadOptions
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
@@ -26,7 +28,7 @@ from unlabeled.distributed import all_gather_rows, barrier, is_main, world_size
 from unlabeled.errors import Interrupted, MissingExtraError, RunError, typed
 from unlabeled.evaluation.stability import stability
 from unlabeled.features import embed
-from unlabeled.images import DataRecord, default_cache, make_loader, probe, same_images
+from unlabeled.images import DataRecord, default_cache, make_loader, place_of, probe, resolved, same_images
 from unlabeled.methods import build_method
 from unlabeled.models import Backbone
 from unlabeled.models.data_init import start_from_data
@@ -67,13 +69,14 @@ def prepare_device(name: str) -> DeviceKind:
 
 def begin(
     run: RunFolder,
-    data: str,
+    data: Images,
     recipe: str,
     labels: str | None,
     device: DeviceKind,
     cache: str | Path | None,
     settings: dict[str, Any],
     tensorboard: bool = False,
+    options: ReadOptions | None = None,
 ) -> tuple[ImageStore, Config, torch.Tensor | None]:
     """Read the images and labels, resolve every setting, say the plan, and write the files a run begins with.
 
@@ -85,10 +88,10 @@ def begin(
     """
     if tensorboard and find_spec("tensorboard") is None:
         raise MissingExtraError("Writing TensorBoard events", "tensorboard")
-    source = open_source(data)
+    source = open_source(data, options)
     facts = probe(source, device)
     config = configure(recipe, facts, settings)
-    folder = Path(cache) if cache else default_cache()
+    folder = Path(cache).expanduser() if cache else default_cache()
     with progress.bar("reading images", len(source)) as update:
         store = open_store(source, short_side=config.store_size, cache=folder, progress=update)
     if store.num_decoded_again:
@@ -101,7 +104,7 @@ def begin(
     if config.mean is None:
         mean, std = store.channel_statistics()
         config = config.replace(mean=mean, std=std)
-    ids = training_labels(source, store, labels) if labels else None
+    ids = training_labels(source, store, labels, say=True) if labels else None
     idle = without_effect(config, settings)
     if idle:
         progress.say(f"Note: nothing here reads the setting{'s' if len(idle) > 1 else ''} {', '.join(idle)}.")
@@ -118,14 +121,14 @@ def begin(
         write_csv(run.skipped, ("file", "reason"), sorted([*source.skipped, *store.skipped]))
         write_json(run.notes, notes.to_json())
         write_json(run.environment, environment(device, world_size()))
-        write_json(run.data, asdict(DataRecord.of(store, data, labels, config.store_size, folder)))
+        write_json(run.data, asdict(DataRecord.of(store, place_of(data), labels, config.store_size, folder)))
         write_text(run.config, config.model_dump_json(indent=2) + "\n")
     # No rank may look for a checkpoint while those of an earlier run are still being removed.
     barrier()
     return store, config, ids
 
 
-def same_request(run: RunFolder, data: str, recipe: str, labels: str | None, settings: dict[str, Any]) -> None:
+def same_request(run: RunFolder, data: Images, recipe: str, labels: str | None, settings: dict[str, Any]) -> None:
     """Refuse to go on with a run that was begun otherwise than is asked for now; what is not given is not compared.
 
     Raises:
@@ -134,7 +137,7 @@ def same_request(run: RunFolder, data: str, recipe: str, labels: str | None, set
     """
     config, record = Config.load(run.config), DataRecord.read(run)
     asked = config.replace(**settings)
-    pairs = [("data", str(Path(record.data).resolve()), str(Path(data).resolve())), ("labels", record.labels, labels)]
+    pairs = [("data", resolved(record.data), resolved(place_of(data))), ("labels", record.labels, labels)]
     pairs += [("recipe", config.recipe, recipe if recipe != "default" else None)]
     pairs += [(name, getattr(config, name), getattr(asked, name)) for name in settings]
     for name, begun, wanted in pairs:
@@ -272,7 +275,7 @@ def take_in(
     run: RunFolder,
     file: Path,
     backbone: str | None,
-    data: str | None,
+    data: Images | None,
     device: DeviceKind,
     cache: str | Path | None,
     settings: dict[str, Any],
@@ -286,14 +289,14 @@ def take_in(
         Interrupted: a signal came when the weights were written; what is kept stands in it.
     """
     made = read_weights(file, backbone, settings)
-    folder = Path(cache) if cache else default_cache()
+    folder = Path(cache).expanduser() if cache else default_cache()
     record, store = record_without_images(made, folder), None
     skipped: list[tuple[str, str]] = []
     if data is not None:
         source = open_source(data)
         store = record.open(source)
         skipped = sorted([*source.skipped, *store.skipped])
-        found = DataRecord.of(store, data, None, record.store_size, folder)
+        found = DataRecord.of(store, place_of(data), None, record.store_size, folder)
         # The weights decide how pixels become numbers, not the images they now look at.
         record = replace(found, is_colour=record.is_colour)
         if "num_clusters" not in settings:

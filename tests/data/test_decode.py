@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from unlabeled.data.decode import decode, examine, kind_of
+from unlabeled.data.decode import decode, examine
+from unlabeled.data.kinds import kind_of
 from unlabeled.data.pixels import (
     PIXEL_LIMIT,
     Undecodable,
@@ -133,7 +134,9 @@ def test_tiff_special_cases() -> None:
     stack = noise(5, 2, 9, 7, dtype="uint16")
     decoded = examine(tiff(stack, imagej=True, metadata={"axes": "TCYX"}))
     assert np.array_equal(decoded.pixels, np.moveaxis(stack[0], 0, -1))
-    assert decoded.notes == ("the first of 5 frames is used",)
+    assert decoded.notes == (
+        "the file holds 5 frames, and only the first is used (--frames all, middle, max, mean or channels uses others)",
+    )
     pages = noise(3, 9, 7, dtype="uint16")
     assert np.array_equal(decode(tiff(pages, metadata=None, photometric="minisblack")), pages[0][:, :, None])
     inverted = noise(9, 7, dtype="uint16")
@@ -166,7 +169,7 @@ def test_values_that_are_not_finite() -> None:
     decoded = examine(array)
     assert decoded.pixels.dtype == np.float32
     assert decoded.pixels.squeeze().tolist() == [[1.5, 1.5], [1.5, 1.5]]
-    assert decoded.notes == ("3 values that are NaN or infinite are replaced by the smallest finite value",)
+    assert decoded.notes == ("values that are NaN or infinite are replaced by the smallest finite value",)
     with pytest.raises(Undecodable, match="all of its values are NaN"):
         decode(np.full((2, 2), np.nan))
     assert np.isfinite(decode(np.array([[1e300, 0.0]]))).all()

@@ -22,6 +22,18 @@ BOMB = "more than the 178,956,970 allowed"
 PART = "a part is damaged, and what could be decoded is used"
 U8, U16, F32 = "uint8", "uint16", "float32"
 
+BAND = (
+    "alpha varies like a picture and was put on white: if it is a fourth band (infrared, depth), keep it with "
+    "--alpha band"
+)
+NO_ALPHA = "alpha is 0 everywhere, which is no transparency, and was left out"
+ANCILLARY = "a part of the file that is no pixels is damaged or too large and was passed over"
+
+
+def frames(count: int) -> str:
+    return f"the file holds {count} frames, and only the first is used (--frames all, middle, max, mean or channels uses others)"
+
+
 # Decoded: height, width, channels, type, and the notes a person should get.
 DECODED: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
     "UPPERCASE.JPG": (72, 96, 3, U8, ()),
@@ -32,7 +44,7 @@ DECODED: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
         64,
         1,
         F32,
-        ("64 values that are NaN or infinite are replaced by the smallest finite value",),
+        ("values that are NaN or infinite are replaced by the smallest finite value",),
     ),
     "folder.jpg/inside.jpg": (72, 96, 3, U8, ()),
     "jpeg_named.png": (72, 96, 3, U8, ()),
@@ -46,8 +58,8 @@ DECODED: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
     "pillow_1_trns.png": (64, 64, 1, U8, (WHITE,)),
     "pillow_badrle.bmp": (64, 127, 3, U8, ()),
     "pillow_crash-0da013a13571cc8eb457a39fee8db18f8a3c7127.tif": (84, 218, 1, U8, (PART,)),
-    "pillow_different_transparency.gif": (100, 100, 3, U8, ("the first of 2 frames is used", WHITE)),
-    "pillow_dispose_bgnd.gif": (100, 100, 3, U8, ("the first of 5 frames is used",)),
+    "pillow_different_transparency.gif": (100, 100, 3, U8, (WHITE, frames(2))),
+    "pillow_dispose_bgnd.gif": (100, 100, 3, U8, (frames(5),)),
     "pillow_exif-dpi-zerodivision.jpg": (200, 200, 3, U8, ()),
     "pillow_frozenpond.mpo": (480, 640, 3, U8, ()),
     "pillow_hopper.Lab.tif": (128, 128, 3, U8, ()),
@@ -66,25 +78,26 @@ DECODED: dict[str, tuple[int, int, int, str, tuple[str, ...]]] = {
     "pillow_junk_jpeg_header.jpg": (768, 1024, 3, U8, ()),
     "pillow_l_trns.png": (64, 64, 1, U8, (WHITE,)),
     "pillow_la.tga": (64, 64, 1, U8, (WHITE,)),
-    "pillow_mode_palette_alpha.png": (64, 128, 3, U8, ("the first of 3 frames is used",)),
-    "pillow_multipage.tiff": (10, 10, 3, U8, ("the first of 3 frames is used",)),
-    "pillow_no_palette.gif": (1, 1, 1, U8, ("the first of 2 frames is used",)),
+    "pillow_mode_palette_alpha.png": (64, 128, 3, U8, (frames(3),)),
+    "pillow_multipage.tiff": (10, 10, 3, U8, (frames(3),)),
+    "pillow_no_palette.gif": (1, 1, 1, U8, (frames(2),)),
     "pillow_p_trns_single.png": (64, 64, 3, U8, (WHITE,)),
     "pillow_pil_sample_cmyk.jpg": (100, 100, 3, U8, ()),
     "pillow_rgb_trns.png": (64, 64, 3, U8, (WHITE,)),
     "pillow_rgba.psd": (100, 100, 3, U8, (WHITE,)),
     "pillow_tiff_16bit_RGB.tiff": (40, 100, 3, U16, ()),
     "pillow_tiff_strip_cmyk_jpeg.tif": (100, 100, 3, U8, ()),
+    "pillow_unknown_compression_method.png": (57, 57, 3, U8, (ANCILLARY,)),
     "pillow_transparent.webp": (150, 200, 3, U8, (WHITE,)),
     "png_named.jpg": (72, 96, 3, U8, ()),
-    "pngsuite_basi6a16.png": (32, 32, 3, U16, (WHITE,)),
+    "pngsuite_basi6a16.png": (32, 32, 3, U16, (BAND,)),
     "pngsuite_basn0g16.png": (32, 32, 1, U16, ()),
     "pngsuite_basn3p01.png": (32, 32, 3, U8, ()),
     "pngsuite_s01n3p01.png": (1, 1, 3, U8, ()),
     "pngsuite_tbbn3p08.png": (32, 32, 3, U8, (WHITE,)),
     "pngsuite_xcsn0g01.png": (32, 32, 1, U8, ()),
     "random_bytes_flipped.jpg": (198, 300, 3, U8, ()),
-    "rgba_fully_transparent.png": (64, 64, 3, U8, (WHITE,)),
+    "rgba_fully_transparent.png": (64, 64, 3, U8, (NO_ALPHA,)),
     "tall_1x3000.png": (3000, 1, 3, U8, ()),
 }
 
@@ -101,7 +114,6 @@ SKIPPED = {
     "pillow_shortfile.bmp": CUT,
     "pillow_truncated_image.png": CUT,
     "pillow_truncated_jpeg.jpg": CUT,
-    "pillow_unknown_compression_method.png": "it is a damaged PNG image",
     "pillow_zero_width.gif": "it is a damaged GIF image",
     "pngsuite_xdtn0g01.png": "it is a damaged PNG image",
     "pngsuite_xs1n0g01.png": "it is not an image of a format that can be read",
@@ -180,8 +192,8 @@ def test_wrong_endings_and_names_change_nothing(odd: Path) -> None:
     assert difference(odd, "png_named.jpg", "UPPERCASE.JPG") < 10
 
 
-def test_transparent_is_white(odd: Path) -> None:
-    assert (decode((odd / "rgba_fully_transparent.png").read_bytes()) == 255).all()
+def test_alpha_that_is_zero_everywhere_hides_nothing(odd: Path) -> None:
+    assert (decode((odd / "rgba_fully_transparent.png").read_bytes()) == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize("as_archive", [False, True])

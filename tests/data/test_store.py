@@ -432,7 +432,12 @@ def test_other_channel_counts_are_skipped(tmp_path: Path) -> None:
     made = opened(images, None)
     assert made.channels == 5
     assert made.names == ["0.npy", "1.npy", "3.npy"]
-    assert made.skipped == [("2.npy", "it has 3 channels where 5 are used")]
+    assert made.skipped == [
+        (
+            "2.npy",
+            "it has 3 channels and most images have 5: it can be read, and takes no part (train it with others of its kind)",
+        )
+    ]
     assert not made.is_colour
 
 

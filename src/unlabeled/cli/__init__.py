@@ -5,6 +5,7 @@ Everything heavy is imported inside a verb, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 
@@ -21,12 +22,20 @@ from unlabeled.errors import Interrupted, UnlabeledError
 __all__ = ["app", "main"]
 
 
+def expanded(token: str) -> str:
+    """`--out=~/run` as `--out=/home/…/run`: shells expand a tilde only where it begins a word."""
+    flag, equals, value = token.partition("=")
+    if flag.startswith("--") and equals and value.startswith("~"):
+        return f"{flag}={os.path.expanduser(value)}"  # noqa: PTH111  (a value that is no path stays as it is)
+    return os.path.expanduser(token) if token.startswith("~") else token  # noqa: PTH111
+
+
 def main(tokens: list[str] | None = None) -> None:
     """Entry point: run a verb, that of the command line or of `tokens`.
 
     Every mistake ends in one readable box and exit status 2, a stop in 130.
     """
-    line = sys.argv[1:] if tokens is None else tokens
+    line = [expanded(token) for token in (sys.argv[1:] if tokens is None else tokens)]
     try:
         if help_of_one(line):
             return

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from unlabeled.cli.console import app, output, print_baselines, printable
 from unlabeled.cli.flags import RecipeName, SettingsFlags, given
 from unlabeled.config import Device
+from unlabeled.data.reading import Alpha, Frames
 from unlabeled.runfolder import IfExists
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def demo(
 
 
 @app.command(usage="Usage: unlabeled check DATA [--json FILE]")
-def check(data: Path, *, json: Path | None = None) -> None:
+def check(data: Path, *, json: Path | None = None, frames: Frames = "first", alpha: Alpha = "white") -> None:
     """Read every image once and say what is there, before anyone trains.
 
     The exit status is 0 if there is anything to train on: files that cannot be read are listed and do no harm.
@@ -58,13 +59,17 @@ def check(data: Path, *, json: Path | None = None) -> None:
         Folder, list of paths, manifest, array or archive.
     json
         File to write the findings to.
+    frames
+        What is made of stacks and animations, as in `train`.
+    alpha
+        Whether transparent pixels are put on white or alpha is a channel, as in `train`.
     """
     from unlabeled import api
     from unlabeled.data import findings
     from unlabeled.errors import DataError
     from unlabeled.progress import counted
 
-    found = api.check(data, json=json)
+    found = api.check(data, json=json, frames=frames, alpha=alpha)
     output.print(findings.table(found))
     for finding in findings.sentences(found):
         output.print(finding, markup=False)
@@ -90,6 +95,8 @@ def train(
     cache: Path | None = None,
     if_exists: IfExists = "refuse",
     tensorboard: Annotated[bool, Parameter(negative=())] = False,
+    frames: Frames = "first",
+    alpha: Alpha = "white",
     settings: SettingsFlags = None,
 ) -> None:
     """Learn features from a folder of images. No labels, no configuration file, no network.
@@ -114,6 +121,11 @@ def train(
         What to do with a run that is already there.
     tensorboard
         Also write every number of the journal as TensorBoard events, under RUN/tensorboard.
+    frames
+        Of stacks and animations: the first or middle frame, the max or mean over all frames, every frame as one of the
+        channels, or all: every frame is an image of its own.
+    alpha
+        Put transparent pixels on white, or keep alpha as a channel of its own (band), as infrared or depth.
     """
     from unlabeled import api
 
@@ -126,6 +138,8 @@ def train(
         cache=cache,
         if_exists=if_exists,
         tensorboard=tensorboard,
+        frames=frames,
+        alpha=alpha,
         **given(settings),
     )
     _say_done(run)

@@ -12,23 +12,27 @@ import tempfile
 import threading
 import weakref
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from unlabeled.data.decode import DECODER_ERRORS, IMAGE_KINDS, kind_of
-from unlabeled.data.folders import unique_names
+from unlabeled.data.decode import DECODER_ERRORS
+from unlabeled.data.kinds import IMAGE_KINDS, kind_of
 from unlabeled.data.pixels import Undecodable
 from unlabeled.data.source import (
     BYTES_LIMIT,
     IMAGE_ENDINGS,
+    MARK,
     UNREADABLE_ENDINGS,
     Source,
     display_name,
     ending,
+    ends_oddly,
     file_fingerprint,
     is_hidden,
     require_images,
+    unique_names,
+    written_by_us,
 )
 from unlabeled.errors import DataError
 
@@ -45,6 +49,16 @@ class _ArchiveSource(Source):
         super().__init__(path, kind, [])
         self._fingerprint = file_fingerprint(path)
         self._seen: set[str] = set()
+        self._own: tuple[str, ...] = ()
+
+    def _pass_over_own(self, names: Sequence[str]) -> None:
+        """Folders of these members that this program wrote."""
+        folders: dict[str, set[str]] = {}
+        for name in names:
+            folder, slash, last = name.rpartition("/")
+            if slash and (last == MARK or last.endswith(".json")):
+                folders.setdefault(folder + slash, set()).add(last)
+        self._own = tuple(folder for folder, entries in folders.items() if written_by_us(entries))
 
     def _accepts(self, name: str, size: int, fault: str) -> bool:
         """Whether a member may be an image; otherwise it is counted, or reported with the fault."""
@@ -54,10 +68,15 @@ class _ArchiveSource(Source):
             return False
         if any(is_hidden(part) for part in parts if part != "."):
             return False
+        if any(name.startswith(prefix) for prefix in self._own):
+            self.notes.add(
+                "a file in a folder that this program wrote was passed over", display_name(name), unit="file"
+            )
+            return False
         end = ending(parts[-1])
         if end in UNREADABLE_ENDINGS:
             fault = fault or UNREADABLE_ENDINGS[end]
-        elif end and end not in IMAGE_ENDINGS:
+        elif end and end not in IMAGE_ENDINGS and not ends_oddly(parts[-1]):
             self.ignored[end] += 1
             return False
         if not fault and size > BYTES_LIMIT:
@@ -86,10 +105,11 @@ class ZipSource(_ArchiveSource):
         super().__init__(path, "zip archive")
         self._archive = zipfile.ZipFile(path)
         members: list[zipfile.ZipInfo] = []
+        self._pass_over_own(self._archive.namelist())
         for info in self._archive.infolist():
             if not info.is_dir() and self._accepts(info.filename, info.file_size, _zip_fault(info)):
-                if not ending(info.filename) and not self._looks_like_image(info):
-                    self.ignored[""] += 1
+                if ending(info.filename) not in IMAGE_ENDINGS and not self._looks_like_image(info):
+                    self.ignored[ending(info.filename)] += 1
                     continue
                 members.append(info)
         self._members = [members[k] for k in self._order([info.filename for info in members])]
@@ -136,14 +156,20 @@ class TarSource(_ArchiveSource):
         end = path.stat().st_size if self._is_plain else UNPACKED_LIMIT
         members: list[tuple[str, int, int]] = []
         with tarfile.open(path, "r:" if self._is_plain else "r|*") as archive:
+            if self._is_plain:
+                self._pass_over_own([info.name for info in self._infos(archive)])
+                self.skipped.clear()
             for info in self._infos(archive):
                 if info.isdir() or not self._accepts(info.name, info.size, _tar_fault(info)):
                     continue
                 start = info.offset_data if self._is_plain else self._keep(archive, info)
                 if start is None or start + info.size > end:
                     self.skipped.append((display_name(info.name), "the archive is cut short inside it"))
-                elif not ending(info.name) and kind_of(self._at(start, min(info.size, 32))) not in IMAGE_KINDS:
-                    self.ignored[""] += 1
+                elif (
+                    ending(info.name) not in IMAGE_ENDINGS
+                    and kind_of(self._at(start, min(info.size, 32))) not in IMAGE_KINDS
+                ):
+                    self.ignored[ending(info.name)] += 1
                 else:
                     members.append((info.name, start, info.size))
         self._members = [members[k] for k in self._order([name for name, _, _ in members])]

@@ -41,13 +41,18 @@ def open_array(path: Path, key: str = "") -> ArraySource:
     array = load_npz(path, key, lambda shape: len(shape) >= 3) if path.suffix.lower() == ".npz" else _load_npy(path)
     if array.dtype.kind not in "buif":
         raise DataError(f"{path} holds values of the type {array.dtype}; images are unsigned integers or floats.")
-    images = _stacked(path, array)
+    images = stacked(path, array)
     if not images.size:
         raise DataError(f"no images in the array {path}: its shape is {array.shape}.")
     return ArraySource(path, images)
 
 
-def _stacked(path: Path, array: np.ndarray) -> np.ndarray:
+def stacked(path: Path | str, array: np.ndarray) -> np.ndarray:
+    """N×H×W×C of an array of images; `path` names it in errors.
+
+    Raises:
+        DataError: it has fewer than three axes or more than four.
+    """
     if array.ndim == 3 and array.shape[2] in {3, 4} and min(array.shape[:2]) > 4:
         return array[None]  # one colour image rather than a stack of slivers 3 or 4 pixels wide
     if array.ndim == 3:

@@ -2,9 +2,8 @@
 
 Shapes: pixels are H×W×C, channel last. What is changed on the way stands in `Decoded.notes`: transparency is put on
 white, palettes, CMYK, Lab and YCbCr become RGB, the EXIF orientation is applied, of several frames the first is taken,
-and values that are not finite become the smallest finite one. Colour profiles are not applied. Bit depth is kept:
-Pillow reads 16-bit colour as 8 bits, so 16-bit colour PNGs are unpacked twice here, and TIFFs with more than 8 bits or
-unusual channels go through tifffile.
+and values that are not finite become the smallest finite one. `ReadOptions` has other ways with alpha and frames. Color
+profiles are not applied. Bit depth is kept: what Pillow would reduce to 8 bits goes through `png16`, `tiff` and `deep`.
 
 A file that cannot be decoded raises `Undecodable` with a clause such as "the file is cut short"; nothing else leaves.
 """
@@ -13,27 +12,24 @@ from __future__ import annotations
 
 import io
 import lzma
-import re
 import struct
 import threading
+import time
 import warnings
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Final
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from unlabeled.data import deep
+from unlabeled.data.kinds import NUMPY, TIFF, reason
 from unlabeled.data.libtiff import complaints
-from unlabeled.data.pixels import (
-    PIXEL_LIMIT,
-    Undecodable,
-    channels_last,
-    check_size,
-    on_white,
-    too_large,
-    turn,
-)
+from unlabeled.data.pixels import IN_FLIGHT, Undecodable, channels_last, check_size, composite, lone_extreme, turn
+from unlabeled.data.png16 import is_deep_png, key_on_white, read_png16
+from unlabeled.data.reading import ReadOptions
+from unlabeled.data.salvage import PNG_SIGNATURE, frame_count, salvage
 from unlabeled.data.shrink import load
 
 # An allow-list: formats are told apart by content, and one of those Pillow knows starts another program (EPS).
@@ -74,9 +70,11 @@ DECODER_ERRORS: Final = (
     Image.DecompressionBombError,
 )
 
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
-_NUMPY: Final = b"\x93NUMPY"
-_TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+SLOW_SECONDS: Final = 30.0
+"""A file whose decoding takes longer is named."""
+
+_ANIMATED: Final = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
+_DEFAULTS: Final = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -120,33 +118,80 @@ class _PillowWarningsIgnored:
                 self._saved.__exit__(None, None, None)
 
 
-_pillow_warnings_ignored = _PillowWarningsIgnored()
+pillow_warnings_ignored = _PillowWarningsIgnored()
 
 
-def decode(content: bytes | np.ndarray, name: str = "") -> np.ndarray:
+def decode(content: bytes | np.ndarray, name: str = "", options: ReadOptions = _DEFAULTS) -> np.ndarray:
     """Pixels H×W×C of an encoded file or of an array H×W[×C]; see `examine`, whose pixels these are."""
-    return examine(content, name).pixels
+    return examine(content, name, options=options).pixels
 
 
-def examine(content: bytes | np.ndarray, name: str = "", *, short_side: int = 0) -> Decoded:
+def examine(
+    content: bytes | np.ndarray,
+    name: str = "",
+    *,
+    short_side: int = 0,
+    options: ReadOptions = _DEFAULTS,
+    frame: int | None = None,
+) -> Decoded:
     """Decode and say what was done.
 
     content: the bytes of a file, whose format is told by content, not by name; or an array H×W or H×W×C (channel last).
     name: used for the one format that cannot be told by content (TGA).
     short_side: where it is given, a large JPEG may be decoded no finer than `shrink.reduce` to it needs, and comes out
     reduced; every other image comes out as it is.
+    options: what is made of frames and alpha. frame: one frame of the file, whatever the options say.
     Raises Undecodable.
     """
     if isinstance(content, np.ndarray):
         return _finished(content, "array", [])
     if not content:
         raise Undecodable("the file is empty")
+    began = time.monotonic()
     try:
-        if content.startswith(_NUMPY):
-            return _finished(_numpy_file(content), "NPY", [])
-        return _encoded(content, name, short_side)
+        with pillow_warnings_ignored:
+            decoded = _read(content, _Task(name, short_side, options, frame))
     except DECODER_ERRORS as error:
-        raise Undecodable(_reason(error, content)) from error
+        raise Undecodable(reason(error, content)) from error
+    if time.monotonic() - began > SLOW_SECONDS:
+        slow = f"decoding took longer than {SLOW_SECONDS:.0f} seconds"
+        return replace(decoded, notes=(*decoded.notes, slow))
+    return decoded
+
+
+@dataclass(frozen=True)
+class _Task:
+    """How one file is to be decoded; see `examine`."""
+
+    name: str
+    short_side: int
+    options: ReadOptions
+    frame: int | None
+
+
+def _read(content: bytes, task: _Task) -> Decoded:
+    if content.startswith(NUMPY):
+        return _finished(_numpy_file(content), "NPY", [])
+    if content[:4] in TIFF:
+        return _tiff(content, task)
+    try:
+        return _encoded(content, task)
+    except Undecodable:
+        raise
+    except DECODER_ERRORS:
+        repaired = salvage(content)
+        if repaired is None:
+            raise
+        decoded = _encoded(repaired[0], task)
+        return replace(decoded, notes=(*decoded.notes, repaired[1]))
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """Pixels H×W×C of an open Pillow image, as those of a file of its mode. Raises Undecodable."""
+    try:
+        return _finished(_plain(image, [], _DEFAULTS), image.mode, []).pixels
+    except DECODER_ERRORS as error:
+        raise Undecodable(reason(error, b"")) from error
 
 
 def _numpy_file(content: bytes) -> np.ndarray:
@@ -155,114 +200,155 @@ def _numpy_file(content: bytes) -> np.ndarray:
     return channels_last(array) if array.ndim == 3 else array
 
 
-def _encoded(content: bytes, name: str, short_side: int) -> Decoded:
-    is_tiff = content[:4] in _TIFF
-    formats = (*_FORMATS, "TGA") if name.lower().endswith((".tga", ".vda", ".icb", ".vst")) else _FORMATS
-    with _pillow_warnings_ignored:
-        try:
-            image = Image.open(io.BytesIO(content), formats=formats)
-        except UnidentifiedImageError:
-            if not is_tiff:
-                raise
-            return _with_tifffile(content)
-        with image:
+def _tiff(content: bytes, task: _Task) -> Decoded:
+    """By Pillow where it keeps bits and channels, else by tifffile; where one fails, the other gets its turn."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("TIFF",)) as image:
             check_size(image.height, image.width)
-            if is_tiff and _beyond_pillow(image):
-                return _with_tifffile(content)
-            if content.startswith(_PNG) and content[24] == 16 and content[25] != 0:
-                return _with_sixteen_bits(content, image)
-            return _with_pillow(image, short_side)
+            if not _beyond_pillow(image, task):
+                return _with_pillow(content, image, task)
+    except UnidentifiedImageError:
+        return _with_tifffile(content, task)
+    except Undecodable:
+        raise
+    except DECODER_ERRORS as error:
+        try:
+            return _with_tifffile(content, task)
+        except (Undecodable, *DECODER_ERRORS):
+            raise error from None
+    try:
+        return _with_tifffile(content, task)
+    except (Undecodable, *DECODER_ERRORS) as error:
+        return _pillow_after_tifffile(content, task, error)
 
 
-def _with_pillow(image: Image.Image, short_side: int) -> Decoded:
-    name = image.format or "image"
-    frames = int(getattr(image, "n_frames", 1)) if name in {"GIF", "PNG", "WEBP", "TIFF", "AVIF"} else 1
-    notes = [f"the first of {frames} frames is used"] if frames > 1 else []
+def _pillow_after_tifffile(content: bytes, task: _Task, error: BaseException) -> Decoded:
+    """What Pillow makes of a TIFF that tifffile refuses, if nothing but depth is lost; else `error`."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("TIFF",)) as image:
+            is_plain = image.mode in {"L", "RGB", "CMYK", "YCbCr"}
+            if not is_plain or task.frame is not None or task.options.frames != "first":
+                raise error
+            decoded = _with_pillow(content, image, task)
+            return replace(decoded, notes=(*decoded.notes, deep.REDUCED)) if _is_deep(image) else decoded
+    except DECODER_ERRORS:
+        raise error from None
+
+
+def _is_deep(image: Image.Image) -> bool:
+    from unlabeled.data.tiff import bits
+
+    return bits(image) > 8
+
+
+def _encoded(content: bytes, task: _Task) -> Decoded:
+    notes = list[str]()
+    pixels = deep.read_deep(content, notes)
+    if pixels is not None:
+        return _finished(pixels, "", notes)
+    is_targa = task.name.lower().endswith((".tga", ".vda", ".icb", ".vst"))
+    formats = (*_FORMATS, "TGA") if is_targa else _FORMATS
+    with Image.open(io.BytesIO(content), formats=formats) as image:
+        check_size(image.height, image.width)
+        if content.startswith(PNG_SIGNATURE) and is_deep_png(content):
+            orientation = _orientation(image)
+            with IN_FLIGHT.take(image.height * image.width):
+                pixels = turn(read_png16(content, image, notes, task.options), orientation, notes)
+                return _finished(pixels, "PNG", notes)
+        decoded = _with_pillow(content, image, task)
+        return replace(decoded, notes=(*notes, *decoded.notes))
+
+
+def _with_pillow(content: bytes, image: Image.Image, task: _Task) -> Decoded:
+    name, notes = image.format or "image", list[str]()
+    frames = _count_frames(content, image, notes)
     height, width = image.height, image.width
-    with complaints() as found:
-        loaded = load(image, short_side)
-    if found:
-        notes.append("a part is damaged, and what could be decoded is used")
-    orientation = _orientation(image)
-    pixels = _plain(loaded, notes)
-    if image.mode == "I" and name == "PPM":
-        pixels = pixels.astype(np.uint16)
-    size = (width, height) if orientation in {5, 6, 7, 8} else (height, width)
-    return replace(_finished(turn(pixels, orientation, notes), name, notes), size=size)
+    with IN_FLIGHT.take(height * width):
+        if frames > 1 and (task.frame is not None or task.options.frames not in ("first", "all")):
+            pixels = _combined(image, frames, notes, task)
+        else:
+            with complaints() as found:
+                loaded = load(image, task.short_side)
+            if found:
+                notes.append("a part is damaged, and what could be decoded is used")
+            pixels = _plain(loaded, notes, task.options)
+            if image.mode == "I" and name == "PPM":
+                pixels = pixels.astype(np.uint16)
+        if frames > 1 and task.frame is None:
+            from unlabeled.data.tiff import frames_note
+
+            notes.append(frames_note(frames, task.options))
+        orientation = _orientation(image)
+        size = (width, height) if orientation in {5, 6, 7, 8} else (height, width)
+        return replace(_finished(turn(pixels, orientation, notes), name, notes), size=size)
 
 
-def _plain(image: Image.Image, notes: list[str]) -> np.ndarray:
-    """Pixels of a loaded Pillow image in grey, RGB, 16 bits or float, without transparency."""
+def _count_frames(content: bytes, image: Image.Image, notes: list[str]) -> int:
+    if image.format == "TIFF":
+        from unlabeled.data.tiff import count_pages
+
+        return count_pages(content)
+    if image.format not in _ANIMATED:
+        return 1
+    frames, is_cut = frame_count(lambda: int(getattr(image, "n_frames", 1)))
+    if is_cut:
+        notes.append("a later frame is cut off")
+        image.seek(0)
+    return frames
+
+
+def _combined(image: Image.Image, frames: int, notes: list[str], task: _Task) -> np.ndarray:
+    """One frame of an animation, or what the options make of all of them."""
+    from unlabeled.data.tiff import combine_frames
+
+    wanted = [task.frame] if task.frame is not None else range(frames)
+    if task.options.frames == "middle" and task.frame is None:
+        wanted = [frames // 2]
+    images: list[np.ndarray] = []
+    for number in wanted:
+        image.seek(number)
+        pixels = _plain(image, notes, task.options)
+        images.append(pixels if pixels.ndim == 3 else pixels[:, :, None])
+    channels = max(pixels.shape[2] for pixels in images)
+    images = [np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 < channels else pixels for pixels in images]
+    return images[0] if len(images) == 1 else combine_frames(np.stack(images), task.options)
+
+
+def _plain(image: Image.Image, notes: list[str], options: ReadOptions) -> np.ndarray:
+    """Pixels of a Pillow image in grey, RGB, 16 bits or float, without transparency or with alpha as a channel."""
     mode = image.mode
     if mode.startswith("I;16"):
         grey16 = np.asarray(image).astype(np.uint16)[:, :, None]
         key = image.info.get("transparency")
-        return _key_on_white(grey16, (key,), notes) if isinstance(key, int) else grey16
+        return key_on_white(grey16, (key,), notes) if isinstance(key, int) else grey16
     if mode in {"I", "F"}:
         return np.asarray(image)
-    transparent = "transparency" in image.info or mode in {"RGBA", "LA", "PA", "La", "RGBa"}
     grey = mode in {"1", "L", "LA", "La"}
-    if transparent:
+    if mode in {"RGBA", "LA", "La", "RGBa"} or "transparency" in image.info or mode == "PA":
         # Through RGBA, where Pillow understands every kind of colour key, also for grey and one-bit images.
-        pixels = on_white(np.asarray(image.convert("RGBA")), notes)
-        return pixels[:, :, :1] if grey else pixels
+        pixels = np.asarray(image.convert("RGBA"))
+        is_key = "transparency" in image.info or mode == "PA"
+        pixels = composite(pixels, notes, _DEFAULTS if is_key else options)
+        if not grey:
+            return pixels
+        return pixels[:, :, :1] if pixels.shape[2] == 3 else pixels[:, :, [0, 3]]
     if grey:
         return np.asarray(image.convert("L"))
     return np.asarray(image if mode == "RGB" else image.convert("RGB"))
 
 
-def _with_sixteen_bits(content: bytes, image: Image.Image) -> Decoded:
-    """A colour or transparent PNG of 16 bits. Pillow unpacks the high or the low bytes: both together are all."""
-    orientation, notes = _orientation(image), list[str]()
-    key = image.info.get("transparency")
-    if content[25] == 4:  # grey and alpha
-        # No unpacker gives its low bytes, but two values of two bytes are four of one byte, to the filters of PNG too.
-        joined = _unpacked(content, "RGBA", "RGBA")
-        pixels = _joined(joined[:, :, ::2], joined[:, :, 1::2])
-    else:
-        mode = image.mode
-        pixels = _joined(_unpacked(content, mode, f"{mode};16B"), _unpacked(content, mode, f"{mode};16L"))
-    if pixels.shape[2] in {2, 4}:
-        pixels = on_white(pixels, notes)
-    elif isinstance(key, tuple):
-        pixels = _key_on_white(pixels, cast("tuple[int, ...]", key), notes)
-    return _finished(turn(pixels, orientation, notes), "PNG", notes)
-
-
-def _joined(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    return high.astype(np.uint16) << 8 | low
-
-
-def _unpacked(content: bytes, mode: str, raw_mode: str) -> np.ndarray:
-    """Bytes of a PNG's pixels as Pillow's unpacker `raw_mode` picks them."""
-    image: Any = Image.open(io.BytesIO(content), formats=("PNG",))
-    with image:
-        image._mode = mode
-        image.tile = [image.tile[0]._replace(args=raw_mode)]
-        image.load()
-        return np.asarray(image)
-
-
-def _key_on_white(pixels: np.ndarray, key: tuple[int, ...], notes: list[str]) -> np.ndarray:
-    """Pixels of the one colour that a 16-bit image declares transparent become white."""
-    hidden = (pixels == np.asarray(key, pixels.dtype)).all(axis=2, keepdims=True)
-    if not hidden.any():
-        return pixels
-    notes.append("transparent parts are put on white")
-    return np.where(hidden, np.iinfo(pixels.dtype).max, pixels).astype(pixels.dtype)
-
-
-def _beyond_pillow(image: Image.Image) -> bool:
+def _beyond_pillow(image: Image.Image, task: _Task) -> bool:
     from unlabeled.data.tiff import beyond_pillow
 
-    return beyond_pillow(image)
+    return task.frame is not None or task.options.frames != "first" or beyond_pillow(image)
 
 
-def _with_tifffile(content: bytes) -> Decoded:
-    from unlabeled.data.tiff import read_tiff
+def _with_tifffile(content: bytes, task: _Task) -> Decoded:
+    from unlabeled.data.tiff import declared_pixels, read_tiff
 
     notes = list[str]()
-    return _finished(read_tiff(content, notes), "TIFF", notes)
+    with IN_FLIGHT.take(declared_pixels(content)):
+        return _finished(read_tiff(content, notes, task.options, task.frame), "TIFF", notes)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -288,6 +374,11 @@ def _finished(pixels: np.ndarray, format_name: str, notes: list[str]) -> Decoded
         if kind not in "iuf":
             raise Undecodable(f"its values are of the type {pixels.dtype}, not numbers that make a picture")
         pixels = _finite(pixels, notes)
+    if pixels.dtype != np.uint8 and (extreme := lone_extreme(pixels)) is not None:
+        notes.append(
+            f"the value {extreme:g} lies far from all others: if it marks missing pixels, declare it (GDAL_NODATA) or mask it, or "
+            "the picture loses its contrast"
+        )
     native = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
     return Decoded(native, format_name, tuple(notes), (pixels.shape[0], pixels.shape[1]))
 
@@ -301,69 +392,5 @@ def _finite(pixels: np.ndarray, notes: list[str]) -> np.ndarray:
         return pixels
     if lost == pixels.size:
         raise Undecodable("all of its values are NaN or infinite")
-    notes.append(f"{lost:,} values that are NaN or infinite are replaced by the smallest finite value")
+    notes.append("values that are NaN or infinite are replaced by the smallest finite value")
     return np.where(finite, pixels, pixels[finite].min())
-
-
-def _reason(error: BaseException, content: bytes) -> str:
-    if isinstance(error, Image.DecompressionBombError):
-        number = re.search(r"\((\d+) pixels\)", str(error))
-        return too_large(int(number[1])) if number else f"it declares more than the {PIXEL_LIMIT:,} pixels allowed"
-    if isinstance(error, MemoryError):
-        return "it needs more memory than there is"
-    kind = kind_of(content)
-    if isinstance(error, UnidentifiedImageError):
-        if kind in IMAGE_KINDS:
-            return f"it is a damaged {kind} image"
-        return f"it is {kind}, not an image" if kind else "it is not an image of a format that can be read"
-    message = " ".join(str(error).split())
-    if re.search(r"truncated|cut|short|end of file|not enough|incomplete|broken data stream", message, re.IGNORECASE):
-        return "the file is cut short"
-    detail = f": {message[:120]}" if message and message != "cannot load this image" else ""
-    return f"it is a damaged {f'{kind} image' if kind in IMAGE_KINDS else 'image'}{detail}"
-
-
-IMAGE_KINDS: Final = frozenset(
-    {"JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP", "PSD", "PNM", "AVIF", "JPEG 2000", "NumPy"}
-)
-
-_MAGIC: Final = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG", "PNG"),
-    (b"GIF8", "GIF"),
-    (b"BM", "BMP"),
-    *((magic, "TIFF") for magic in _TIFF),
-    (b"8BPS", "PSD"),
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (_NUMPY, "NumPy"),
-    (b"%PDF", "a PDF document"),
-    (b"%!PS", "a PostScript document"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x00\x05\x16\x07", "a macOS companion file"),
-)
-
-
-def kind_of(head: bytes) -> str:
-    """What the first bytes (32 suffice) say a file is: one of IMAGE_KINDS, "text", "a video", …; "" if unknown."""
-    for magic, kind in _MAGIC:
-        if head.startswith(magic):
-            return kind
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WebP"
-    if re.match(rb"P[1-7fF]\s", head):
-        return "PNM"
-    if head[4:8] == b"ftyp":
-        brand = head[8:12]
-        if brand in {b"avif", b"avis"}:
-            return "AVIF"
-        return (
-            "a HEIC photograph (convert it to JPEG or PNG)"
-            if brand in {b"heic", b"heix", b"mif1", b"hevc"}
-            else "a video"
-        )
-    start = head[:512].lstrip().lower()
-    if start.startswith((b"<svg", b"<!doctype html", b"<html")):
-        return "an SVG drawing" if start.startswith(b"<svg") else "a web page"
-    return "text" if head and not re.search(rb"[\x00-\x08\x0e-\x1f\x7f-\xff]", head[:512]) else ""

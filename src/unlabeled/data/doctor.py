@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from unlabeled.data.decode import examine
+from unlabeled.data.notes import Notes, countable
 from unlabeled.data.pixels import Undecodable, ValueRange, sample_pixels, value_range
 from unlabeled.data.source import Source
 
@@ -71,8 +72,8 @@ class Doctor:
     """Images with a side under 32 pixels."""
     long: list[str]
     """Images more than four times as long as wide, or the other way round."""
-    notes: dict[str, int] = field(default_factory=dict[str, int])
-    """How many images needed what, such as transparency put on white."""
+    notes: Notes = field(default_factory=Notes)
+    """Of rows, names and pixels: what was left out, replaced or repaired, such as transparency put on white."""
 
     @property
     def surplus(self) -> int:
@@ -113,7 +114,7 @@ def _look_at(source: Source, index: int, keep_sample: bool) -> Finding:
     name = source.names[index]
     try:
         content = source.read(index)
-        decoded = examine(content, name)
+        decoded = examine(content, name, options=source.options)
     except Undecodable as error:
         return Finding(name, error.reason)
     pixels = decoded.pixels
@@ -133,16 +134,9 @@ def _look_at(source: Source, index: int, keep_sample: bool) -> Finding:
         float(pixels.min()),
         float(pixels.max()),
         hashlib.blake2b(encoded, digest_size=16).digest(),
-        (*blank, *(_general(note) for note in decoded.notes)),
+        (*blank, *decoded.notes),
         sample_pixels(pixels, 1024).copy() if wants_sample else None,
     )
-
-
-def _general(note: str) -> str:
-    """A note without its numbers, so that equal ones can be counted."""
-    if note.startswith("the first of"):
-        return "only the first of several frames is used"
-    return "values that are NaN or infinite are replaced by the smallest finite value" if "NaN" in note else note
 
 
 def _summary(source: Source, findings: list[Finding]) -> Doctor:
@@ -150,7 +144,11 @@ def _summary(source: Source, findings: list[Finding]) -> Doctor:
     groups: dict[bytes, list[str]] = {}
     for finding in good:
         groups.setdefault(finding.digest, []).append(finding.name)
-    notes = Counter(note for f in good for note in f.notes if note != "blank")
+    notes = Notes().extend([source.notes])
+    for finding in good:
+        for note in finding.notes:
+            if note != "blank":
+                notes.add(countable(note, len(source)), finding.name)
     return Doctor(
         source=source.describe(),
         total=len(findings) + len(source.skipped),
@@ -171,7 +169,7 @@ def _summary(source: Source, findings: list[Finding]) -> Doctor:
         duplicates=[group for group in groups.values() if len(group) > 1],
         small=[f.name for f in good if min(f.height, f.width) < _SMALL_SIDE],
         long=[f.name for f in good if max(f.height, f.width) > _LONG_RATIO * min(f.height, f.width)],
-        notes=dict(notes.most_common()),
+        notes=notes,
     )
 
 

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unlabeled.data.decode import Decoded, examine
-from unlabeled.data.notes import Notes
+from unlabeled.data.notes import Notes, countable
 from unlabeled.data.pixel_log import KEY_BYTES, PIXEL_TYPES, Image, PixelLog
-from unlabeled.data.pixels import Undecodable, ValueRange, scale_to_uint8, to_channels, value_range
+from unlabeled.data.pixels import TURNED, Undecodable, ValueRange, scale_to_uint8, to_channels, value_range
 from unlabeled.data.shrink import reduce
 from unlabeled.errors import DataError
 
 if TYPE_CHECKING:
     from unlabeled.data.sources import Source
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Part of every key: raised when the same content would give other pixels."""
 FLUSH_IMAGES = 64
 """Images whose decoding a kill may waste."""
@@ -94,6 +94,7 @@ def fill(
     work.scale_wide_images()
     work.grey_colour_images()
     work.flush()
+    work.count_notes()
     return work.found
 
 
@@ -137,7 +138,7 @@ class _Fill:
         self.found.channels = channels
         for i, image in list(self.found.images.items()):
             if image.channels != channels and {image.channels, channels} != {1, 3}:
-                self._skip(i, f"it has {image.channels} channels where {channels} are used")
+                self._skip(i, other_channels(image.channels, channels))
 
     def scale_wide_images(self) -> None:
         """Store images that are not 8-bit, with one range of values for each pixel type.
@@ -155,6 +156,7 @@ class _Fill:
             if place == 0:
                 self.found.value_range = values
             self.found.ranges[PIXEL_TYPES[kind]] = values
+            self.found.notes.add(scaling_note(PIXEL_TYPES[kind], values), count=len(wide))
             prepare = partial(_eight_bits, channels=channels, values=values)
             self._derive(wide, f"{channels} channels, {values.low} to {values.high}", prepare)
 
@@ -168,6 +170,13 @@ class _Fill:
         if self.found.channels == 1:
             colour = [i for i, image in self.found.images.items() if image.channels == 3]
             self._derive(colour, "grey", lambda pixels: to_channels(pixels, 1))
+
+    def count_notes(self) -> None:
+        """Count what was done to the images that are used; the log remembers it of those decoded earlier."""
+        for i in sorted(self.found.images):
+            for note in self._log.notes_of(self._key(self._contents[i])):
+                if note != TURNED:
+                    self.found.notes.add(countable(note, len(self._source)), self._source.names[i])
 
     def flush(self) -> None:
         """Make everything survive the end of the process."""
@@ -212,6 +221,8 @@ class _Fill:
                 return _Outcome(content, known)
             decoded = self._examine(i, data)
             kind = PIXEL_TYPES.index(decoded.pixels.dtype.name)
+            if decoded.notes:
+                self._log.note(self._key(content), decoded.notes)
             if kind:
                 height, width, channels = decoded.pixels.shape
                 return _Outcome(content, Image(0, height, width, channels, height, width, kind, 0))
@@ -220,7 +231,8 @@ class _Fill:
             return _Outcome(reason=error.reason)
 
     def _examine(self, i: int, data: bytes | np.ndarray) -> Decoded:
-        return examine(data, self._source.names[i], short_side=self._settings.short_side)
+        name, options = self._source.names[i], self._source.options
+        return examine(data, name, short_side=self._settings.short_side, options=options)
 
     def _decode_again(self, i: int) -> np.ndarray | None:
         try:
@@ -274,7 +286,8 @@ class _Fill:
             self._progress(self._done, f"{rate:,.0f} images/s" if self._stored else "")
 
     def _key(self, content: bytes, salt: str = "") -> bytes:
-        name = f"{FORMAT_VERSION} {self._settings.short_side} {salt}".encode()
+        options = self._source.options.key
+        name = f"{FORMAT_VERSION} {self._settings.short_side} {options} {salt}".encode()
         return hashlib.blake2b(content + name, digest_size=KEY_BYTES).digest()
 
     def _content_by_stat(self, i: int) -> bytes | None:
@@ -300,7 +313,7 @@ def decode_again(source: Source, i: int, found: Found, short_side: int) -> np.nd
     """
     name, known = source.names[i], found.images[i]
     try:
-        pixels = examine(source.read(i), name, short_side=short_side).pixels
+        pixels = examine(source.read(i), name, short_side=short_side, options=source.options).pixels
         kind = pixels.dtype.name
         if kind in found.ranges:
             pixels = _eight_bits(pixels, found.channels, found.ranges[kind])
@@ -317,6 +330,26 @@ def decode_again(source: Source, i: int, found: Found, short_side: int) -> np.nd
             "and resume, or give --cache a folder with room."
         )
     return pixels
+
+
+def other_channels(have: int, wanted: int) -> str:
+    """Why an image of `have` channels takes no part among those of `wanted`."""
+    one = f"it has {have} channel{'s' if have > 1 else ''} and most images have {wanted}"
+    return f"{one}: it can be read, and takes no part (train it with others of its kind)"
+
+
+def scaling_note(kind: str, values: ValueRange) -> str:
+    """How values of a pixel type become 8 bits."""
+    name = "16-bit" if kind == "uint16" else "floating-point"
+    each = (
+        ", each channel by a range of its own within that"
+        if len(set(zip(values.low, values.high, strict=True))) > 1
+        else ""
+    )
+    return (
+        f"{name} values are scaled to 8 bits from {min(values.low):.6g}..{max(values.high):.6g}{each}; "
+        f"{100 * values.share_clipped:.2f} % of the sampled values lie outside and are clipped"
+    )
 
 
 def _eight_bits(pixels: np.ndarray, channels: int, values: ValueRange) -> np.ndarray:

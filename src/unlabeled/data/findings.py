@@ -63,7 +63,7 @@ def sentences(doctor: Doctor) -> list[str]:
             f"{_some(doctor.duplicates[0])}): they count more than once in training and flatter evaluations."
         )
     result.extend(_pictures(doctor))
-    result.extend(f"In {_images(n)}, {note}." for note, n in doctor.notes.items())
+    result.extend(doctor.notes.sentences())
     if doctor.ignored:
         result.append(
             f"{counted(sum(doctor.ignored.values()), 'other file')} passed over by the ending: "
@@ -100,7 +100,7 @@ def to_json(doctor: Doctor) -> dict[str, Any]:
         "duplicates": doctor.duplicates,
         "small": doctor.small,
         "long": doctor.long,
-        "notes": doctor.notes,
+        "notes": doctor.notes.to_json(),
         "sentences": sentences(doctor),
     }
 

@@ -7,7 +7,8 @@ import stat
 from collections import Counter
 from pathlib import Path
 
-from unlabeled.data.decode import IMAGE_KINDS, kind_of
+from unlabeled.data.kinds import DICOM, IMAGE_KINDS, kind_of
+from unlabeled.data.notes import Notes
 from unlabeled.data.source import (
     IMAGE_ENDINGS,
     UNREADABLE_ENDINGS,
@@ -15,9 +16,13 @@ from unlabeled.data.source import (
     cannot_open,
     display_name,
     ending,
+    ends_oddly,
     is_hidden,
     kind_of_entry,
+    own_features,
     require_images,
+    unique_names,
+    written_by_us,
 )
 from unlabeled.errors import DataError
 
@@ -31,24 +36,9 @@ def open_folder(path: Path) -> FileSource:
     names = unique_names([name for name, _ in pairs])
     source = FileSource(path, "folder", [file for _, file in pairs], names, str(path))
     source.skipped = sorted((display_name(file), reason) for file, reason in walk.skipped)
-    source.ignored = walk.ignored
+    source.ignored, source.notes = walk.ignored, walk.notes
     require_images(source)
     return source
-
-
-def unique_names(names: list[str]) -> list[str]:
-    """The same names, with a number behind those that escaping made equal."""
-    if len(set(names)) == len(names):
-        return names
-    taken, result = set(names), list[str]()
-    seen: set[str] = set()
-    for name in names:
-        candidate, number = name, 2
-        while candidate in seen or (candidate != name and candidate in taken):
-            candidate, number = f"{name} ({number})", number + 1
-        seen.add(candidate)
-        result.append(candidate)
-    return result
 
 
 class _Walk:
@@ -59,6 +49,8 @@ class _Walk:
         self.files: list[str] = []
         self.skipped: list[tuple[str, str]] = []
         self.ignored: Counter[str] = Counter()
+        self.notes = Notes()
+        self._features: set[str] = set()
         self._entered: set[tuple[int, int]] = set()
         self._links: list[str] = []
 
@@ -87,6 +79,11 @@ class _Walk:
                 return inner
             self._entered.add((facts.st_dev, facts.st_ino))
             with os.scandir(path) as entries:
+                entries = list(entries)
+                if folder and (written := written_by_us({entry.name for entry in entries})):
+                    self.notes.add(f"{written} was passed over: it was written by this program", folder, unit="folder")
+                    return inner
+                self._features = own_features({entry.name for entry in entries})
                 for entry in entries:
                     if is_hidden(entry.name):
                         continue
@@ -103,12 +100,14 @@ class _Walk:
 
     def _file(self, relative: str, name: str) -> None:
         end = ending(name)
-        if end in IMAGE_ENDINGS:
+        if name in self._features:
+            self.notes.add("a file of features was passed over: it was written by this program", relative, unit="file")
+        elif end in IMAGE_ENDINGS:
             self.files.append(relative)
         elif end in UNREADABLE_ENDINGS:
             self.skipped.append((relative, UNREADABLE_ENDINGS[end]))
-        elif not end and self._looks_like_image(relative):
-            self.files.append(relative)
+        elif not end or ends_oddly(name):
+            self._by_content(relative, end)
         else:
             self.ignored[end] += 1
 
@@ -131,10 +130,19 @@ class _Walk:
         else:
             self.skipped.append((relative, f"it is {kind_of_entry(mode)}, not a file"))
 
-    def _looks_like_image(self, relative: str) -> bool:
-        """Files without an ending are opened for a glance: some well-known sets consist of them."""
+    def _by_content(self, relative: str, end: str) -> None:
+        """Files without an image's ending are opened for a glance: some well-known sets, and downloads, consist of them."""
         try:
             with open(f"{self.root}/{relative}", "rb", buffering=0) as file:
-                return kind_of(file.read(32)) in IMAGE_KINDS
-        except OSError:
-            return False
+                head = file.read(132)
+        except OSError as error:
+            self.skipped.append((relative, cannot_open(error)))
+            return
+        if kind_of(head) in IMAGE_KINDS:
+            self.files.append(relative)
+            if end:
+                self.notes.add("the name goes on behind the ending; the content is an image", relative, unit="file")
+        elif head[128:132] == b"DICM":
+            self.skipped.append((relative, DICOM))
+        else:
+            self.ignored[end] += 1

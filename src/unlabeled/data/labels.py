@@ -6,24 +6,31 @@ Shapes: ids [N] int64, −1 for an image without a label.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from unlabeled.data.arrays import load_npz
 from unlabeled.data.decode import DECODER_ERRORS
 from unlabeled.data.manifests import Table, path_column, read_table
+from unlabeled.data.notes import Notes
 from unlabeled.data.source import Source
 from unlabeled.data.sources import split_key
 from unlabeled.errors import DataError
+from unlabeled.progress import counted
 
 LABEL_COLUMNS: Final = ("label", "class", "target", "category", "class_name", "y")
 """Names a column of labels may have, in the order of preference; upper and lower case are the same."""
 
-_NONE: Final = frozenset({"", "nan", "none", "null", "n/a"})
+SPLIT_NAMES: Final = frozenset(
+    {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "holdout"}
+)
+"""Folders of these names hold parts of a data set, not classes."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,34 @@ class Labels:
     ids: np.ndarray
     """[N] int64, position in `class_names`; −1 = none."""
     class_names: list[str]
+    notes: Notes = field(default_factory=Notes)
+    """What was left out or merged: rows that name no image, classes that look alike."""
+
+    def sentences(self) -> list[str]:
+        """What to say once: the classes, how many images have a label, and the notes."""
+        labelled, total = int((self.ids >= 0).sum()), len(self.ids)
+        shown = ", ".join(self.class_names[:8]) + (" …" if len(self.class_names) > 8 else "")
+        have = (
+            "all images have a label"
+            if labelled == total
+            else f"{labelled:,} of {counted(total, 'image')} have a label"
+        )
+        return [f"Labels: {counted(len(self.class_names), 'class')} ({shown}); {have}.", *self.notes.sentences()]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        labelled = int((self.ids >= 0).sum())
+        return {
+            "classes": len(self.class_names),
+            "class_names": self.class_names[:1000],
+            "labelled": labelled,
+            "images": len(self.ids),
+            "notes": self.notes.to_json(),
+        }
 
     def __getitem__(self, indices: Sequence[int] | np.ndarray) -> Labels:
         """Labels of some images; the classes stay."""
-        return Labels(self.ids[np.asarray(indices)], self.class_names)
+        return Labels(self.ids[np.asarray(indices)], self.class_names, self.notes)
 
     def aligned_to(self, class_names: Sequence[str], data: str | Path) -> Labels:
         """The same labels with the ids of another list of classes, as a test set needs those of its training set.
@@ -52,7 +83,7 @@ class Labels:
                 f"{', '.join(class_names[:10])}{' …' if len(class_names) > 10 else ''}); give both sets the same classes."
             )
         table = np.array([*(position.get(name, -1) for name in self.class_names), -1], np.int64)
-        return Labels(table[self.ids], list(class_names))
+        return Labels(table[self.ids], list(class_names), self.notes)
 
 
 def read_labels(source: Source, spec: str) -> Labels:
@@ -81,36 +112,80 @@ def read_labels(source: Source, spec: str) -> Labels:
     return _from_table(source, path, key)
 
 
-def _labels(values: Sequence[str]) -> Labels:
-    texts = [value.strip() for value in values]
-    known = {text for text in texts if text.lower() not in _NONE}
-    numbers = {text: _number(text) for text in known}
-    if all(number is not None for number in numbers.values()):
+def _labels(values: Sequence[str], *, are_folders: bool = False, notes: Notes | None = None) -> Labels:
+    """Labels of texts; an empty one is no label. Numbers are one class however they are written (1, 01, 1.0).
+
+    are_folders: names of folders are classes whatever they say; in tables and arrays a negative number is no label.
+    """
+    notes = Notes() if notes is None else notes
+    texts = [unicodedata.normalize("NFC", value.strip()) for value in values]
+    changed = {text for text, value in zip(texts, values, strict=True) if text != value.strip()}
+    known = {text for text in texts if text}
+    for text in sorted(changed):
+        forms = {value.strip() for value in values if unicodedata.normalize("NFC", value.strip()) == text}
+        if len(forms) > 1:
+            notes.add("one class is written in two Unicode forms, which are taken as one", text, unit="class")
+    numbers = {text: None if are_folders else _number(text) for text in known}
+    if known and all(number is not None for number in numbers.values()):
         # Numbers sort as numbers, and negative ones mean "no label", as they do everywhere in this package.
-        usable = [text for text in known if (numbers[text] or 0) >= 0]
-        names = sorted(usable, key=lambda text: (numbers[text] or 0, text))
+        texts = [_plain_number(text) for text in texts]
+        used = {int(text) for text in texts if text and int(text) >= 0}
+        names = [str(number) for number in sorted(used)]
+        if lost := sum(1 for text in texts if text and int(text) < 0):
+            notes.add("a negative number is no label", unit="image", count=lost)
     else:
         names = sorted(known)
     if not names:
         raise DataError("no image has a label: every value is empty.")
+    by_case: dict[str, list[str]] = {}
+    for name in names:
+        by_case.setdefault(name.casefold(), []).append(name)
+    for alike in by_case.values():
+        if len(alike) > 1:
+            notes.add(
+                "class names differ in upper and lower case only", " / ".join(alike), unit="class", count=len(alike)
+            )
     position = {name: k for k, name in enumerate(names)}
-    return Labels(np.array([position.get(text, -1) for text in texts], np.int64), names)
+    return Labels(np.array([position.get(text, -1) for text in texts], np.int64), names, notes)
 
 
 def _number(text: str) -> int | None:
     try:
-        return int(text)
+        value = float(text)
     except ValueError:
         return None
+    return int(value) if value == value and abs(value) < 2**53 and value == int(value) else None
+
+
+def _plain_number(text: str) -> str:
+    number = _number(text)
+    return text if number is None else str(number)
 
 
 def _from_folders(source: Source) -> Labels:
     folders = [PurePosixPath(name).parts[:-1] for name in source.names]
     deepest = max(map(len, folders), default=0)
+    notes = Notes()
     for level in range(deepest):
         found = {parts[level] for parts in folders if len(parts) > level}
-        if len(found) > 1:
-            return _labels([parts[level] if len(parts) > level else "" for parts in folders])
+        if len(found) < 2:
+            continue
+        if {name.casefold() for name in found} <= SPLIT_NAMES:
+            inner = {parts[level + 1] for parts in folders if len(parts) > level + 1}
+            if len(inner) < 2:
+                first, second = sorted(found)[:2]
+                raise DataError(
+                    f"the folders {', '.join(sorted(found))} of {source.path} are parts of a data set, not classes, "
+                    f"and hold no class folders: give one part, for example "
+                    f"{source.path / first}, and the other as --test {source.path / second}."
+                )
+            notes.add(
+                f"the folders {', '.join(sorted(found))} are parts of the set, so the folders in them are the classes "
+                "(score one part against another with DATA/train --test DATA/val)",
+                unit="folder", count=len(found),
+            )  # fmt: skip
+            continue
+        return _labels([parts[level] if len(parts) > level else "" for parts in folders], are_folders=True, notes=notes)
     where = f"all in one folder, {'/'.join(folders[0])}" if deepest else "in no folders"
     raise DataError(
         f"labels 'folder' need one folder for each class, but the {len(source):,} images of {source.path} are {where}: "
@@ -121,11 +196,14 @@ def _from_folders(source: Source) -> Labels:
 def _from_array(source: Source, path: Path, key: str) -> Labels:
     try:
         if path.suffix.lower() == ".npz":
-            array = load_npz(path, key, lambda shape: shape == (source.rows_listed,))
+            rows = source.rows_listed
+            array = load_npz(path, key, lambda shape: shape in {(rows,), (rows, 1)})
         else:
             array = np.load(path, allow_pickle=False)
     except DECODER_ERRORS as error:
         raise DataError(f"{path} cannot be read as a NumPy array: {error}.") from error
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.shape != (source.rows_listed,):
         raise DataError(
             f"{path} has the shape {array.shape}, but {source.path} has {source.rows_listed:,} rows: "
@@ -145,6 +223,7 @@ def _from_table(source: Source, path: Path, key: str) -> Labels:
     column = _label_column(path, table, key)
     label_of = dict(zip(paths, table[column], strict=True))
     best: list[str | None] = []
+    matched: set[str] = set()
     for keys_of_rows, key_of_image in _matchings(source, path):
         rows = keys_of_rows(paths)
         if rows is None:
@@ -152,14 +231,19 @@ def _from_table(source: Source, path: Path, key: str) -> Labels:
         found = [rows.get(key_of_image(i)) for i in range(len(source))]
         if sum(f is not None for f in found) > sum(b is not None for b in best):
             best = [None if f is None else label_of[f] for f in found]
+            matched = {f for f in found if f is not None}
         if best and None not in best:
             break
-    if not any(best):
+    if not matched:
         raise DataError(
             f"no image of {source.path} is in {path}: the images have names like '{source.names[0]}', "
             f"the table like '{paths[0] if paths else ''}'; write the paths relative to one of the two."
         )
-    return _labels([value or "" for value in best])
+    notes = Notes()
+    for path_of_row in label_of:
+        if path_of_row not in matched and path_of_row:
+            notes.add("a row of the table names no image that is among these", path_of_row, unit="row")
+    return _labels([value or "" for value in best], notes=notes)
 
 
 _Rows = Callable[[Sequence[str]], "dict[str, str] | None"]
@@ -170,25 +254,35 @@ def _matchings(source: Source, path: Path) -> list[tuple[_Rows, Callable[[int], 
     folder = str(path.absolute().parent)
 
     def by_name(paths: Sequence[str]) -> dict[str, str]:
-        return {os.path.normpath(p).replace(os.sep, "/"): p for p in paths}
+        return {_comparable(p): p for p in paths}
 
     def by_file(paths: Sequence[str]) -> dict[str, str]:
-        return {os.path.normpath(f"{folder}/{p}" if not p.startswith("/") else p): p for p in paths}
+        return {_comparable(p if p.startswith(("/", "file:")) else f"{folder}/{p}"): p for p in paths}
 
     def by_last_part(paths: Sequence[str]) -> dict[str, str] | None:
-        last = {PurePosixPath(p).name: p for p in paths}
-        unique = len(last) == len(paths) and len({PurePosixPath(n).name for n in source.names}) == len(source)
+        last = {PurePosixPath(_comparable(p)).name: p for p in paths}
+        names = {PurePosixPath(_comparable(n)).name for n in source.names}
+        unique = len(last) == len(paths) and len(names) == len(source)
         return last if unique else None
 
     def file_of(index: int) -> str:
         location = source.location(index)
-        return os.path.normpath(location.absolute()) if location else ""
+        return _comparable(str(location.absolute())) if location else ""
 
     return [
-        (by_name, source.names.__getitem__),
+        (by_name, lambda index: _comparable(source.names[index])),
         (by_file, file_of),
-        (by_last_part, lambda index: PurePosixPath(source.names[index]).name),
+        (by_last_part, lambda index: PurePosixPath(_comparable(source.names[index])).name),
     ]
+
+
+def _comparable(path: str) -> str:
+    """A path with slashes, in NFC, without `file://`, its ending in lower case: equal for all spellings of one file."""
+    if path.startswith("file:"):
+        path = unquote(urlsplit(path).path)
+    path = os.path.normpath(path.replace("\\", "/")) if path else ""
+    stem, dot, end = unicodedata.normalize("NFC", path).rpartition(".")
+    return f"{stem}.{end.lower()}" if dot and "/" not in end else f"{stem}{dot}{end}"
 
 
 def _label_column(path: Path, table: Table, key: str) -> str:

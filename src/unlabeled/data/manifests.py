@@ -1,20 +1,24 @@
 """Lists of paths (text) and tables with a column of paths (CSV, TSV, Parquet).
 
 Relative paths count from the folder of the list; if the first is not there but is below the working folder, all count
-from that.
+from that. A file that is spelled otherwise (URI, backslashes, Unicode form, case of the ending) is found, with a note.
 The order of the list is kept, because arrays and outputs without names are matched by row.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import os
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from unlabeled.data.folders import unique_names
-from unlabeled.data.source import FileSource, display_name, require_images
+from unlabeled.data.matching import FileFinder
+from unlabeled.data.notes import Notes
+from unlabeled.data.source import FileSource, display_name, require_images, unique_names
 from unlabeled.errors import DataError, MissingExtraError
 
 PATH_COLUMNS: Final = ("path", "file", "filename", "image", "filepath", "file_path", "file_name", "image_path")
@@ -22,15 +26,21 @@ PATH_COLUMNS: Final = ("path", "file", "filename", "image", "filepath", "file_pa
 
 Table = dict[str, list[str]]
 
+# Columns beside the paths may hold masks or captions of any length.
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+
 
 class TableSource(FileSource):
     """Files named by a list or by one column of a table."""
 
     def __init__(self, path: Path, kind: str, paths: Sequence[str], table: Table) -> None:
+        finder, notes = FileFinder(), Notes()
+        base = _base(path, [p for p in paths if p and "\0" not in p], finder)
+        paths = [_spelled(finder, base, p, row, notes) for row, p in enumerate(paths)]
         kept, skipped = _without_repeats(paths)
-        base = _base(path, [paths[row] for row in kept])
         files = [os.path.normpath(paths[row]) for row in kept]
         super().__init__(path, kind, files, unique_names(_short_names(files)), base)
+        self.notes = notes
         self._rows = kept
         self._listed = len(paths)
         self._table = table
@@ -57,17 +67,52 @@ class TableSource(FileSource):
 
 
 def open_list(path: Path) -> TableSource:
-    """A text file with one path a line; empty lines and lines that begin with # do not count. Raises DataError."""
-    lines = (line.strip() for line in _text(path).splitlines())
-    source = TableSource(path, "list", [line for line in lines if line and not line.startswith("#")], {})
+    """A text file with one path a line, or `path label` as Caffe's and OpenMMLab's lists. Raises DataError.
+
+    Empty lines do not count, nor do lines that begin with # unless they name a file.
+    """
+    finder, notes, own = FileFinder(), Notes(), str(path.absolute().parent)
+    paths: list[str] = []
+    labels: list[str] = []
+    for line in lines_of(text_of(path)):
+        if not line.strip():
+            continue
+        name, label = _of_line(line, own, finder)
+        if not name:
+            notes.add("a line that begins with # is a comment", line.strip()[:40], unit="line")
+            continue
+        paths.append(name)
+        labels.append(label)
+    table = {"label": labels} if any(labels) else {}
+    source = TableSource(path, "list", paths, table)
+    source.notes.extend([notes])
     require_images(source)
     return source
 
 
-def open_table(path: Path) -> TableSource:
-    """A CSV, TSV or Parquet file with a column of paths. Raises DataError."""
+def _of_line(line: str, own: str, finder: FileFinder) -> tuple[str, str]:
+    """Path and label of one line; no path for a comment."""
+
+    def is_file(name: str) -> bool:
+        return finder.exists(os.path.normpath(f"{own}/{name}")) or finder.exists(os.path.abspath(name))  # noqa: PTH100
+
+    plain = line.strip()
+    if line != plain and is_file(line):
+        return line, ""  # white space at its ends belongs to the name
+    if plain.startswith("#") and not is_file(plain):
+        return "", ""
+    name, _, label = plain.rpartition(" ") if " " in plain else plain.rpartition("\t")
+    if name and label.lstrip("-").isdigit() and not is_file(plain) and is_file(name.rstrip()):
+        return name.rstrip(), label
+    return plain, ""
+
+
+def open_table(path: Path, key: str = "") -> TableSource:
+    """A CSV, TSV or Parquet file with a column of paths, `key` where it is named. Raises DataError."""
     table = read_table(path)
-    source = TableSource(path, "table", table[path_column(path, table)], table)
+    if key and key not in table:
+        raise DataError(f"{path} has no column '{key}': it has {', '.join(table)}.")
+    source = TableSource(path, "table", table[key or path_column(path, table)], table)
     require_images(source)
     return source
 
@@ -80,7 +125,7 @@ def path_column(path: Path, table: Table) -> str:
             return by_lower[wanted]
     raise DataError(
         f"{path} has the columns {', '.join(map(repr, table)) or '(none)'}, but none named "
-        f"{', '.join(PATH_COLUMNS[:4])}: the first line must name the columns and one of them must hold the paths."
+        f"{', '.join(PATH_COLUMNS[:4])}: name the column that holds the paths, for example {path.name}:{next(iter(table), 'path')}."
     )
 
 
@@ -90,27 +135,40 @@ def read_table(path: Path) -> Table:
 
 
 def _delimited(path: Path) -> Table:
-    text = _text(path)
-    header = text.split("\n", 1)[0]
-    delimiter = (
-        "\t" if path.suffix.lower() == ".tsv" or "\t" in header else ";" if ";" in header and "," not in header else ","
-    )
+    text = text_of(path)
+    first, _, rest = text.partition("\n")
+    hint = re.fullmatch(r"sep=(.)\s*", first)
+    if hint:
+        text = rest
+    delimiter = hint[1] if hint else _delimiter(path, first)
     try:
-        rows = [row for row in csv.reader(text.splitlines(keepends=True), delimiter=delimiter) if row]
+        # Only \n and \r end a row: U+2028, form feeds and the like are text.
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        rows = [row for row in reader if row]
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as a table: {error}.") from error
     if not rows:
         raise DataError(f"the table {path} is empty: its first line must name the columns.")
     names = [name.strip() for name in rows[0]]
+    while names and not names[-1]:
+        names.pop()  # spreadsheets leave delimiters behind the used columns
     if len(set(names)) < len(names):
         raise DataError(f"{path} names a column twice: {', '.join(names)}.")
     for number, row in enumerate(rows[1:], start=2):
+        while len(row) > len(names) and not row[-1].strip():
+            row.pop()
         if len(row) != len(names):
             raise DataError(
                 f"{path}, row {number}: {len(row)} values for {len(names)} columns; "
                 f"put quotes around values that contain '{delimiter}'."
             )
     return {name: [row[k] for row in rows[1:]] for k, name in enumerate(names)}
+
+
+def _delimiter(path: Path, header: str) -> str:
+    if path.suffix.lower() == ".tsv" or "\t" in header:
+        return "\t"
+    return ";" if ";" in header and "," not in header else ","
 
 
 def _parquet(path: Path) -> Table:
@@ -127,24 +185,46 @@ def _parquet(path: Path) -> Table:
         raise DataError(f"{path} cannot be read as a Parquet table: {error}.") from error
     return {
         name: [
-            "" if value is None else value if isinstance(value, str) else str(value)
+            "" if value is None or value != value else value if isinstance(value, str) else str(value)
             for value in table[name].to_pylist()
         ]
         for name in columns
     }
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a list or table: UTF-8, or UTF-16 with a byte order mark; lines end in \\n. Raises DataError."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    if b"\0" in content[:4096]:
+    if content.startswith(b"version https://git-lfs"):
+        raise DataError(f"{path} is a pointer of git-lfs, not the table itself; fetch it with `git lfs pull`.")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = content.decode("utf-16", "replace")
+    elif b"\0" in content[:4096]:
         raise DataError(
             f"{path} is not text: a list of images holds one path a line, or is a CSV table with a column 'path'."
         )
-    # File names may hold bytes that are no text; they come back unchanged when the file is opened.
-    return content.decode("utf-8-sig", "surrogateescape")
+    else:
+        # File names may hold bytes that are no text; they come back unchanged when the file is opened.
+        text = content.decode("utf-8-sig", "surrogateescape")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines as files have them: unlike `str.splitlines`, form feeds, U+2028 and the like do not end one."""
+    return text.split("\n")
+
+
+def _spelled(finder: FileFinder, base: str, path: str, row: int, notes: Notes) -> str:
+    """`path` as the file is really spelled, where it is found under another spelling."""
+    if not path or "\0" in path:
+        return path
+    found, change = finder.find(base, path)
+    if change:
+        notes.add(f"a path was matched although {change}", display_name(path), unit="row")
+    return found
 
 
 def _without_repeats(paths: Sequence[str]) -> tuple[list[int], list[tuple[str, str]]]:
@@ -163,10 +243,10 @@ def _without_repeats(paths: Sequence[str]) -> tuple[list[int], list[tuple[str, s
     return kept, skipped
 
 
-def _base(listing: Path, paths: Sequence[str]) -> str:
+def _base(listing: Path, paths: Sequence[str], finder: FileFinder) -> str:
     own = str(listing.absolute().parent)
-    first = next((path for path in paths if not _is_absolute(path)), None)
-    if first is None or os.path.lexists(f"{own}/{first}") or not os.path.lexists(first):
+    first = next((path for path in paths if not _is_absolute(path) and not path.startswith("file:")), None)
+    if first is None or finder.find(own, first)[1] or os.path.lexists(f"{own}/{first}") or not os.path.lexists(first):
         return own
     return str(Path.cwd())
 

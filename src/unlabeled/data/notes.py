@@ -6,6 +6,7 @@ A source notes what happened to rows and names before anything was read (`Source
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,6 +65,14 @@ class Notes:
             }
             for unit, text in ordered
         ]
+
+
+_FRAMES = re.compile(r"^the file holds (more than )?[\d,]+ frames")
+
+
+def countable(note: str, total: int) -> str:
+    """A note without its numbers where it is one of `total` > 1 images, so that equal ones can be counted."""
+    return _FRAMES.sub("the file holds several frames", note) if total > 1 else note
 
 
 def _examples(names: list[str], count: int) -> str:

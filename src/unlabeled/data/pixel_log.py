@@ -1,8 +1,9 @@
 """Where decoded pixels are kept: one growing file of raw uint8 pixels per short side, or the same in memory.
 
-A cache folder holds `<short side>px/` with four files, all of them safe to delete:
+A cache folder holds `<short side>px/` with five files, all of them safe to delete:
 - `pixels.bin`: uint8 pixels H×W×C, image after image, only ever appended to and memory-mapped for reading;
 - `images.bin`: one record per image (key, offset, size, checksum of the pixels), each with its own checksum;
+- `notes.jsonl`: what had to be done to images to decode them, by key;
 - `files.bin`: which content a file had when it looked like this to `stat`: a shortcut that saves reading it again;
 - `sealed.json`: what `stat` said of `pixels.bin` when it was last known to be whole.
 Where there is no room for an image, nothing of it is kept, and it is decoded again whenever it is needed.
@@ -78,6 +79,14 @@ class PixelLog(Protocol):
         """Remember the content digest of a file that looks like this."""
         ...
 
+    def note(self, key: bytes, notes: tuple[str, ...]) -> None:
+        """Remember what had to be done to decode the image of this key."""
+        ...
+
+    def notes_of(self, key: bytes) -> tuple[str, ...]:
+        """What had to be done, empty if nothing."""
+        ...
+
     def flush(self) -> None:
         """Make what was put so far survive the end of this process."""
         ...
@@ -92,6 +101,7 @@ class MemoryLog:
 
     def __init__(self, limit: int) -> None:
         self._images: dict[bytes, Image] = {}
+        self._notes: dict[bytes, tuple[str, ...]] = {}
         self._buffer = np.empty(0, np.uint8)
         self._used = 0
         self._limit = limit
@@ -122,6 +132,14 @@ class MemoryLog:
     def note_content(self, stat_key: bytes, content: bytes) -> None:
         """Nothing to remember: the log ends with the process."""
 
+    def note(self, key: bytes, notes: tuple[str, ...]) -> None:
+        """See `PixelLog`."""
+        self._notes[key] = notes
+
+    def notes_of(self, key: bytes) -> tuple[str, ...]:
+        """See `PixelLog`."""
+        return self._notes.get(key, ())
+
     def flush(self) -> None:
         """Nothing to do."""
 
@@ -141,6 +159,7 @@ class DiskLog:
         self._writable = writable
         self._images = _Records(folder / "images.bin", IMAGE_LAYOUT.size, writable)
         self._contents = _Records(folder / "files.bin", KEY_BYTES, writable)
+        self._notes = _Notes(folder / "notes.jsonl")
         if writable:
             self._pixels_path.touch()
         self._size = self._pixels_path.stat().st_size
@@ -191,12 +210,22 @@ class DiskLog:
         """See `PixelLog`."""
         self._contents.set(stat_key, content)
 
+    def note(self, key: bytes, notes: tuple[str, ...]) -> None:
+        """See `PixelLog`."""
+        self._notes.set(key, notes)
+
+    def notes_of(self, key: bytes) -> tuple[str, ...]:
+        """See `PixelLog`."""
+        return self._notes.get(key)
+
     def flush(self) -> None:
         """See `PixelLog`: pixels first, then the records that point to them."""
         if not self._writable:
             return
         if self._file is not None:
             self._file.flush()
+        # Before the records: an image that is found has its notes.
+        self._notes.flush()
         self._images.flush()
         self._contents.flush()
 
@@ -269,6 +298,39 @@ def _lock(file: BinaryIO) -> None:
     except ImportError:  # not a POSIX system
         return
     fcntl.flock(file, fcntl.LOCK_EX)
+
+
+class _Notes:
+    """Clauses by key in an append-only file of JSON lines; few images have any."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._values: dict[bytes, tuple[str, ...]] = {}
+        self._waiting: list[str] = []
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (FileNotFoundError, UnicodeDecodeError):
+            return
+        for line in lines:
+            try:
+                key, notes = json.loads(line)
+                self._values[bytes.fromhex(key)] = tuple(map(str, notes))
+            except (ValueError, TypeError):
+                continue  # cut short by a kill, or damaged
+
+    def get(self, key: bytes) -> tuple[str, ...]:
+        return self._values.get(key, ())
+
+    def set(self, key: bytes, notes: tuple[str, ...]) -> None:
+        if self._values.get(key) != notes:
+            self._values[key] = notes
+            self._waiting.append(json.dumps([key.hex(), notes]) + "\n")
+
+    def flush(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("".join(waiting))
 
 
 class _Records:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from unlabeled.data.reading import ReadOptions
 from unlabeled.errors import DataError
 
 PIXEL_LIMIT: Final = 178_956_970
@@ -23,6 +26,36 @@ _SAMPLE: Final = 4096
 """Pixels of one image that enter the estimate of the range of values."""
 
 _LUMA: Final = (0.299, 0.587, 0.114)
+
+
+TURNED: Final = "the pixels are turned as the orientation tag asks"
+"""The one note that tells of no loss: it is not repeated when training begins."""
+
+
+class PixelBudget:
+    """At most `limit` pixels are decoded at one time, over all threads; a larger image waits until it is alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._change = threading.Condition()
+
+    @contextmanager
+    def take(self, pixels: int) -> Generator[None]:
+        """Wait for room for `pixels`, and hold it while inside."""
+        with self._change:
+            self._change.wait_for(lambda: self._taken == 0 or self._taken + pixels <= self._limit)
+            self._taken += pixels
+        try:
+            yield
+        finally:
+            with self._change:
+                self._taken -= pixels
+                self._change.notify_all()
+
+
+IN_FLIGHT: Final = PixelBudget(PIXEL_LIMIT // 2)
+"""The budget of this process: one huge picture at a time, or many ordinary ones."""
 
 
 class Undecodable(Exception):
@@ -50,7 +83,7 @@ def turn(pixels: np.ndarray, orientation: int, notes: list[str]) -> np.ndarray:
     """Apply an EXIF orientation (1 to 8; anything else means none) to H×W[×C]."""
     if orientation not in range(2, 9):
         return pixels
-    notes.append("the pixels are turned as the orientation tag asks")
+    notes.append(TURNED)
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     # Orientations 5 and 7 are the transposed image and its half turn; 6 and 8 are quarter turns.
@@ -61,15 +94,83 @@ def turn(pixels: np.ndarray, orientation: int, notes: list[str]) -> np.ndarray:
     return pixels
 
 
-def on_white(pixels: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Composite H×W×(1+1) or H×W×(3+1) of unsigned integers, alpha last and not premultiplied, on white."""
+def composite(pixels: np.ndarray, notes: list[str], options: ReadOptions) -> np.ndarray:
+    """Color H×W×(1 or 3) of H×W×(1+1) or H×W×(3+1) unsigned integers, alpha last and not premultiplied.
+
+    Transparent pixels are put on white. An alpha of 0 everywhere is no transparency and is left out; with
+    `options.alpha = band` the alpha channel stays.
+    """
+    if options.alpha == "band":
+        return pixels
     top = np.iinfo(pixels.dtype).max
     alpha = pixels[:, :, -1:]
     if not (alpha != top).any():
         return pixels[:, :, :-1]
-    notes.append("transparent parts are put on white")
+    if not alpha.any():
+        notes.append("alpha is 0 everywhere, which is no transparency, and was left out")
+        return pixels[:, :, :-1]
+    if _varies_like_a_picture(alpha):
+        notes.append(
+            "alpha varies like a picture and was put on white: if it is a fourth band (infrared, depth), keep it with "
+            "--alpha band"
+        )
+    else:
+        notes.append("transparent parts are put on white")
     share = alpha.astype(np.float32) / top
     return np.rint(pixels[:, :, :-1] * share + top * (1 - share)).astype(pixels.dtype)
+
+
+def _varies_like_a_picture(alpha: np.ndarray) -> bool:
+    """Whether most of alpha is neither opaque nor transparent, with at least 16 levels."""
+    values = sample_pixels(alpha, _SAMPLE)[:, 0]
+    between = (values > 0) & (values < np.iinfo(alpha.dtype).max)
+    return between.mean() > 0.5 and len(np.unique(values)) >= 16
+
+
+def without_fill(pixels: np.ndarray, fill: float, notes: list[str]) -> np.ndarray:
+    """H×W×C with the declared fill value (GDAL_NODATA) replaced, in each channel, by its smallest other value.
+
+    Raises Undecodable where nothing but fill values is there.
+    """
+    if np.isnan(fill):
+        return pixels  # NaN is replaced in every image
+    if pixels.dtype.kind == "f":
+        # The tag is text of a few digits; a float32 minimum comes back a little off.
+        hidden = np.isclose(pixels, fill, rtol=1e-5, atol=0)
+    else:
+        hidden = pixels == fill
+    if not hidden.any():
+        return pixels
+    if hidden.all():
+        raise Undecodable(f"all of its values are the fill value {fill:g} that its GDAL_NODATA tag declares")
+    notes.append("fill values (GDAL_NODATA) are shown as the smallest valid value")
+    result = pixels.copy()
+    for channel in range(pixels.shape[2]):
+        valid = pixels[:, :, channel][~hidden[:, :, channel]]
+        least = valid.min() if valid.size else pixels[~hidden].min()
+        result[:, :, channel][hidden[:, :, channel]] = least
+    return result
+
+
+LONE_GAP: Final = 10
+"""An extreme value is alone if the gap to the next value is this many times the range of all others."""
+
+
+def lone_extreme(pixels: np.ndarray) -> float | None:
+    """A smallest or largest value of H×W×C, not 8-bit, that lies far from all others and is common: likely a fill value.
+
+    Common means more than `CLIP_PERCENT` of the pixels, for rarer ones do not change the range of values.
+    """
+    values = np.sort(sample_pixels(pixels, 1 << 16).reshape(-1))
+    for extreme, others in ((values[0], values[values > values[0]]), (values[-1], values[values < values[-1]])):
+        count = len(values) - len(others)
+        if len(others) < 2 or 100 * count <= CLIP_PERCENT * len(values):
+            continue
+        spread = float(others[-1]) - float(others[0])
+        gap = min(abs(float(others[0]) - float(extreme)), abs(float(others[-1]) - float(extreme)))
+        if spread > 0 and gap > LONE_GAP * spread:
+            return float(extreme)
+    return None
 
 
 def channels_last(array: np.ndarray) -> np.ndarray:

@@ -7,10 +7,11 @@ its path is cheap, so sources are never pickled; every process opens its own.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from unlabeled.data.notes import Notes
 from unlabeled.data.pixels import Undecodable
+from unlabeled.data.reading import ReadOptions
 from unlabeled.errors import DataError
 from unlabeled.progress import counted
 
@@ -60,6 +62,8 @@ class Source:
         """(name, reason) of what was refused before reading."""
         self.ignored: Counter[str] = Counter()
         """How many files of each ending (without dot, lower case) are no images."""
+        self.options = ReadOptions()
+        """What is made of frames and alpha."""
         self.notes = Notes()
         """What happened to rows, lines and names before anything was read."""
 
@@ -132,6 +136,7 @@ class Subset(Source):
         self.source = source
         self.indices = [int(i) for i in indices]
         super().__init__(source.path, source.kind, [source.names[i] for i in self.indices])
+        self.options = source.options
 
     def read(self, index: int) -> bytes | np.ndarray:
         """See Source.read."""
@@ -167,10 +172,12 @@ def read_file(path: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as error:
         raise Undecodable(cannot_open(error)) from error
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        # Python refuses to make a file object of a folder's descriptor, and would leave it open.
+        os.close(descriptor)
+        raise Undecodable(f"it is {kind_of_entry(facts.st_mode)}, not a file")
     with open(descriptor, "rb", buffering=0) as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise Undecodable(f"it is {kind_of_entry(facts.st_mode)}, not a file")
         if facts.st_size > BYTES_LIMIT:
             raise Undecodable(f"it has {facts.st_size:,} bytes, more than the {BYTES_LIMIT:,} allowed")
         try:
@@ -233,10 +240,49 @@ def _escaped(character: str) -> str:
     return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
 
 
+def unique_names(names: list[str]) -> list[str]:
+    """The same names, with a number behind those that escaping made equal."""
+    if len(set(names)) == len(names):
+        return names
+    taken, result = set(names), list[str]()
+    seen: set[str] = set()
+    for name in names:
+        candidate, number = name, 2
+        while candidate in seen or (candidate != name and candidate in taken):
+            candidate, number = f"{name} ({number})", number + 1
+        seen.add(candidate)
+        result.append(candidate)
+    return result
+
+
 def ending(name: str) -> str:
     """The ending in lower case without its dot; "" if there is none."""
     stem, dot, last = name.rpartition(".")
     return last.lower() if dot and stem and not stem.endswith("/") and "/" not in last else ""
+
+
+_ODD_ENDING: Final = re.compile(r"\.(jpe?g|png|webp|gif|tiff?|bmp|avif)(?![a-z0-9]).", re.IGNORECASE)
+
+MARK: Final = ".unlabeled"
+"""A file in every folder that this program writes: a run, clusters sorted into folders, pictures."""
+_RUN_FILES: Final = frozenset({"config.json", "data.json", "environment.json"})
+
+
+def ends_oddly(name: str) -> bool:
+    """Whether something follows the ending of an image, as in `3.jpg?width=640`, `3.jpg.1` or `3.jpg_large`."""
+    return _ODD_ENDING.search(name) is not None
+
+
+def written_by_us(entries: Collection[str]) -> str:
+    """What a folder with these entries is, if this program wrote it: "a run" or "a marked folder"; else empty."""
+    if set(entries) >= _RUN_FILES:
+        return "a run"
+    return "a marked folder" if MARK in entries else ""
+
+
+def own_features(entries: Collection[str]) -> set[str]:
+    """Files of features that `embed` wrote: `X.npy` beside `X.names.txt`."""
+    return {name for name in entries if name.endswith(".npy") and f"{name[:-4]}.names.txt" in entries}
 
 
 def is_hidden(name: str) -> bool:

@@ -6,9 +6,12 @@ import difflib
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from unlabeled.data.decode import IMAGE_KINDS, kind_of
+from unlabeled.data.frames import FrameSource
+from unlabeled.data.in_memory import Images, from_memory
+from unlabeled.data.kinds import IMAGE_KINDS, LFS_POINTER, kind_of
+from unlabeled.data.reading import ReadOptions
 from unlabeled.data.records import is_cifar, is_idx, open_cifar, open_idx
 from unlabeled.data.source import (
     BYTES_LIMIT,
@@ -29,28 +32,54 @@ _TABLES: Final = frozenset({"csv", "tsv", "parquet"})
 _LISTS: Final = frozenset({"txt", "lst", "list"})
 
 
-def open_source(data: str | Path) -> Source:
-    """The images of `data`; nothing is decoded yet.
+def open_source(data: Images, options: ReadOptions | None = None) -> Source:
+    """The images of `data`; nothing is decoded yet, unless every frame is to be an image.
 
     data: a folder (flat or nested), a zip or tar archive, a text file of paths, a CSV, TSV or Parquet table with a
     column of paths, a `.npy` array, a `.npz` file (`file.npz:key` if it holds several arrays), CIFAR in its binary or its
     Python version (folder, one of its files, or the archive, `cifar-10-python.tar.gz:test_batch`), an IDX file of images
-    as MNIST's, or one image file.
+    as MNIST's, a Parquet file with embedded pictures (or a folder of its shards), or one image file; or what is in memory:
+    an array or tensor, Pillow images, or a list of these and of paths.
+    options: what is made of frames and alpha of every image.
     Raises DataError if there is nothing there, or no image in it.
     """
+    source = from_memory(data) or _open(data)
+    if options is not None:
+        source.options = options
+    return FrameSource(source) if source.options.frames == "all" else source
+
+
+def _open(data: Any) -> Source:
     path, key = split_key(data)
     if path.is_dir():
         if is_cifar(path):
             return open_cifar(path)
         from unlabeled.data.folders import open_folder
 
-        return open_folder(path)
+        try:
+            return open_folder(path)
+        except DataError:
+            source = _shards(path)
+            if source is None:
+                raise
+            return source
     _require_file(path)
     return _open_file(path, key)
 
 
+def _shards(path: Path) -> Source | None:
+    if next(path.rglob("*.parquet"), None) is None:
+        return None
+    from unlabeled.data.embedded import open_embedded
+
+    return open_embedded(path)
+
+
 def _open_file(path: Path, key: str) -> Source:
     end = ending(path.name)
+    with path.open("rb") as file:
+        if file.read(23) == b"version https://git-lfs":
+            raise DataError(f"{path} is {LFS_POINTER}.")
     if end not in IMAGE_ENDINGS and is_cifar(path):
         return open_cifar(path, key)
     if end not in IMAGE_ENDINGS and is_idx(path):
@@ -62,7 +91,13 @@ def _open_file(path: Path, key: str) -> Source:
     if end in _TABLES:
         from unlabeled.data.manifests import open_table
 
-        return open_table(path)
+        if end == "parquet" and not key:
+            from unlabeled.data.embedded import open_embedded
+
+            source = open_embedded(path)
+            if source is not None:
+                return source
+        return open_table(path, key)
     if end not in IMAGE_ENDINGS and (
         end in _ARCHIVES or zipfile.is_zipfile(path) or (end not in _LISTS and tarfile.is_tarfile(path))
     ):

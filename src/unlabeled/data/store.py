@@ -48,6 +48,8 @@ class ImageStore:
         """Channels of every image."""
         self.skipped: list[tuple[str, str]] = sorted(found.skipped)
         """Names of images left out, each with the reason."""
+        self.reading: dict[str, str] = source.options.to_json() if source.options.key else {}
+        """How files were read, where otherwise than by default."""
         self.notes: Notes = found.notes
         """What was replaced, clipped or ignored in the pixels."""
         if not kept:

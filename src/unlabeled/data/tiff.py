@@ -1,23 +1,32 @@
 """TIFF files that Pillow cannot read, or reads with a loss: more than 8 bits, more channels, channels as pages.
 
 Read with tifffile (extra `nchannel`). Channels are: samples of a pixel, axes the file itself calls C, and the
-leading axis of an array written by tifffile (its axis Q). Of every other axis (time, depth, unrelated pages) the first
-position is taken.
+leading axis of an array written by tifffile (its axis Q). Every other axis (time, depth, unrelated pages) is an axis
+of frames, of which `ReadOptions.frames` says what is taken. A small copy in front of the picture is passed over.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import struct
 from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
-from unlabeled.data.pixels import Undecodable, check_size, on_white, turn
+from unlabeled.data.pixels import Undecodable, check_size, composite, turn, without_fill
+from unlabeled.data.reading import ReadOptions
 
 _BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 270, 274, 277, 338, 339
-_MIN_IS_WHITE, _RGB, _PALETTE, _CMYK = 0, 2, 3, 5
+_SUBFILE, _NODATA = 254, 42113
+_MIN_IS_WHITE, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 2, 3, 5, 6
+_COLOR_CODECS: Final = frozenset({6, 7, 33003, 33005, 34712, 50001, 50002})
+"""Compressions whose decoder gives RGB from YCbCr: JPEG, JPEG 2000, WebP, JPEG XL."""
+_REDUCED_OR_MASK: Final = 5
+"""Bits of the subfile type that mark a reduced copy or a mask."""
+MOST_PAGES: Final = 1000
+"""Pages of a file that are counted; a chain of more is called more than this."""
 _ALPHA: Final = frozenset({1, 2})
 _CHANNEL_AXES: Final = frozenset("CSQ")
 
@@ -25,6 +34,8 @@ _CHANNEL_AXES: Final = frozenset("CSQ")
 def beyond_pillow(image: Image.Image) -> bool:
     """Whether an opened TIFF must go to tifffile to keep its bits and its channels."""
     tags: dict[int, Any] = dict(getattr(image, "tag_v2", {}))
+    if _NODATA in tags or _numbers(tags.get(_SUBFILE, 0))[0] & _REDUCED_OR_MASK:
+        return True
     if image.mode in {"F", "I", "I;16", "I;16B", "I;16L", "I;16N"}:
         return _pages_are_channels(tags) or tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE
     bits = _numbers(tags.get(_BITS, 1))
@@ -40,6 +51,20 @@ def beyond_pillow(image: Image.Image) -> bool:
     )
 
 
+def bits(image: Image.Image) -> int:
+    """Bits of the deepest channel of an opened TIFF."""
+    return max(_numbers(dict(getattr(image, "tag_v2", {})).get(_BITS, 1)))
+
+
+def declared_pixels(content: bytes) -> int:
+    """Height × width of the first page, 0 where that cannot be told: what is held against the budget of pixels."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("TIFF",)) as image:
+            return image.height * image.width
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
+        return 0
+
+
 def _numbers(value: Any) -> tuple[int, ...]:
     return tuple(int(v) for v in value) if isinstance(value, tuple) else (int(value),)
 
@@ -50,8 +75,45 @@ def _pages_are_channels(tags: dict[int, Any]) -> bool:
     return text.startswith('{"shape"') or "<OME" in text or (text.startswith("ImageJ=") and "channels=" in text)
 
 
-def read_tiff(content: bytes, notes: list[str]) -> np.ndarray:
-    """Pixels H×W×C of the first image of a TIFF, in the type of the file.
+def count_pages(content: bytes) -> int:
+    """Pages in the chain of a TIFF's directories, at most `MOST_PAGES` + 1; 1 where the chain is damaged.
+
+    Pillow and tifffile follow the chain anew for every page, which takes minutes for tens of thousands.
+    """
+    order = "<" if content[:2] == b"II" else ">"
+    is_big = content[2:4] in (b"+\0", b"\0+")
+    number, entry, pointer = ("Q", 20, "Q") if is_big else ("H", 12, "I")
+    head = 8 if is_big else 4
+    pages, seen = 0, set[int]()
+    try:
+        (place,) = struct.unpack_from(order + pointer, content, head)
+        while place and place not in seen and pages <= MOST_PAGES:
+            seen.add(place)
+            pages += 1
+            (entries,) = struct.unpack_from(order + number, content, place)
+            place += struct.calcsize(order + number) + entries * entry
+            (place,) = struct.unpack_from(order + pointer, content, place)
+    except struct.error:
+        pass
+    return max(1, pages)
+
+
+def frames_note(frames: int, options: ReadOptions) -> str:
+    """What is done with the frames of one file."""
+    count = f"more than {MOST_PAGES:,}" if frames > MOST_PAGES else f"{frames:,}"
+    done = {
+        "first": "only the first is used (--frames all, middle, max, mean or channels uses others)",
+        "middle": "the middle one is used",
+        "max": "their maximum is used",
+        "mean": "their mean is used",
+        "channels": "each is a channel",
+        "all": "each is an image",
+    }[options.frames]
+    return f"the file holds {count} frames, and {done}"
+
+
+def read_tiff(content: bytes, notes: list[str], options: ReadOptions, frame: int | None = None) -> np.ndarray:
+    """Pixels H×W×C of a TIFF, in the type of the file; of one `frame` where it is given.
 
     Raises Undecodable (also where tifffile is not installed), or whatever tifffile raises over damaged content.
     """
@@ -63,12 +125,13 @@ def read_tiff(content: bytes, notes: list[str]) -> np.ndarray:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
-            if not file.series:
-                raise Undecodable("it is a damaged TIFF without an image")
-            series = file.series[0]
+            series = _picture(file, count_pages(content), notes)
             page = series.keyframe
-            pixels = _first_image(series, notes)
-            pixels = _visible(pixels, int(page.photometric), tuple(int(e) for e in page.extrasamples), notes)
+            pixels = _frames(series, notes, options, frame)
+            nodata = _fill_value(page)
+            if nodata is not None:
+                pixels = without_fill(pixels, nodata, notes)
+            pixels = _visible(pixels, page, notes, options)
             orientation = page.tags.valueof(_ORIENTATION, default=1)
             return turn(pixels, int(orientation), notes)
     except tifffile.TiffFileError as error:
@@ -77,32 +140,103 @@ def read_tiff(content: bytes, notes: list[str]) -> np.ndarray:
         raise Undecodable(f"its compression needs imagecodecs: pip install 'unlabeled[nchannel]' ({error})") from error
 
 
-def _first_image(series: Any, notes: list[str]) -> np.ndarray:
+def _picture(file: Any, pages: int, notes: list[str]) -> Any:
+    """The first series that is neither a reduced copy nor a mask."""
+    if pages > MOST_PAGES and not (file.is_ome or file.is_imagej or file.is_shaped):
+        # Grouping so many pages into series would read each of them.
+        notes.append(frames_note(pages, ReadOptions()))
+        return _SinglePage(file.pages[0])
+    if not file.series:
+        raise Undecodable("it is a damaged TIFF without an image")
+    pictures = [s for s in file.series if not int(s.keyframe.subfiletype) & _REDUCED_OR_MASK]
+    if pictures and pictures[0] is not file.series[0]:
+        notes.append("a small copy or mask in front of the picture is passed over")
+    return (pictures or file.series)[0]
+
+
+class _SinglePage:
+    """The first page of a long chain, with the members of a series that are used here."""
+
+    def __init__(self, page: Any) -> None:
+        self.keyframe, self.axes, self.shape, self.pages = page, page.axes, page.shape, [page]
+
+    def asarray(self) -> np.ndarray:
+        return np.asarray(self.keyframe.asarray())
+
+
+def _fill_value(page: Any) -> float | None:
+    text = page.tags.valueof(_NODATA, default=None)
+    try:
+        return None if text is None else float(str(text).strip().strip("\0"))
+    except ValueError:
+        return None
+
+
+def _frames(series: Any, notes: list[str], options: ReadOptions, frame: int | None) -> np.ndarray:
+    """The chosen frame of a series, or what is made of all of them, H×W×C."""
     axes, shape = str(series.axes), tuple(int(n) for n in series.shape)
     if "Y" not in axes or "X" not in axes:
         raise Undecodable(f"its axes are {axes}, so it has no height and width")
     sizes = dict(zip(axes, shape, strict=True))
-    channels = int(np.prod([n for a, n in sizes.items() if a in _CHANNEL_AXES]))
-    check_size(sizes["Y"], sizes["X"], channels)
     others = [a for a in axes if a not in {"X", "Y"} and a not in _CHANNEL_AXES]
-    pages = int(np.prod([sizes[a] for a in others]))
-    if pages > 1:
-        notes.append(f"the first of {pages} frames is used")
-    if not any(a in _CHANNEL_AXES - {"S"} for a in axes):
+    if not others and options.frames not in ("first", "channels") and sizes.get("Q", 1) > 1:
+        others = ["Q"]  # an array of tifffile's own: a stack, where the user says so
+    channels = int(np.prod([n for a, n in sizes.items() if a in _CHANNEL_AXES and a not in others]))
+    check_size(sizes["Y"], sizes["X"], channels)
+    count = int(np.prod([sizes[a] for a in others]))
+    if count > 1 and frame is None:
+        notes.append(frames_note(count, options))
+    is_single = frame is not None or options.frames in ("first", "all") or count == 1
+    if is_single and not any(a in _CHANNEL_AXES - {"S"} for a in axes):
         # Frames and no channels among the pages: reading one page is enough, and as safe as its declared size.
-        pixels = np.asarray(series.pages[0].asarray())
+        pixels = np.asarray(series.pages[frame or 0].asarray())
         axes = "".join(a for a in axes if a not in others)
-        pixels = pixels.reshape([sizes[a] for a in axes])
+        stack, frame = pixels.reshape([sizes[a] for a in axes])[None], None
     else:
-        check_size(sizes["Y"], sizes["X"], channels * pages)
-        pixels = np.asarray(series.asarray())[tuple(0 if a in others else slice(None) for a in axes)]
-        axes = "".join(a for a in axes if a not in others)
+        check_size(sizes["Y"], sizes["X"], channels * count)
+        front = [axes.index(a) for a in others]
+        rest = [k for k in range(len(axes)) if k not in front]
+        axes = "".join(axes[k] for k in rest)
+        stack = np.asarray(series.asarray()).transpose(front + rest)
+        stack = stack.reshape(count, *stack.shape[len(front) :])
     order = [axes.index("Y"), axes.index("X"), *(k for k, a in enumerate(axes) if a in _CHANNEL_AXES)]
-    return pixels.transpose(order).reshape(sizes["Y"], sizes["X"], channels)
+    images = stack.transpose(0, *(k + 1 for k in order)).reshape(len(stack), sizes["Y"], sizes["X"], channels)
+    return combine_frames(images, options) if frame is None else images[frame]
 
 
-def _visible(pixels: np.ndarray, photometric: int, extra: tuple[int, ...], notes: list[str]) -> np.ndarray:
+def count_frames(content: bytes) -> int:
+    """Frames of the picture in a TIFF that `read_tiff` gives one by one. Raises as it does."""
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    if count_pages(content) > MOST_PAGES:
+        return MOST_PAGES
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        series = _picture(file, 1, [])
+        axes, sizes = str(series.axes), dict(zip(str(series.axes), series.shape, strict=True))
+        others = [a for a in axes if a not in {"X", "Y"} and a not in _CHANNEL_AXES]
+        others = others or ["Q"] * ("Q" in sizes)
+        return int(np.prod([sizes[a] for a in others]))
+
+
+def combine_frames(images: np.ndarray, options: ReadOptions) -> np.ndarray:
+    """H×W×C (or H×W×(F·C) for `channels`) of the frames [F, H, W, C]."""
+    if options.frames == "middle":
+        return images[len(images) // 2]
+    if options.frames == "max":
+        return images.max(0)
+    if options.frames == "mean":
+        mean = images.mean(0, dtype=np.float64)
+        return np.rint(mean).astype(images.dtype) if images.dtype.kind in "iu" else mean.astype(images.dtype)
+    if options.frames == "channels":
+        return np.moveaxis(images, 0, 2).reshape(*images.shape[1:3], -1)
+    return images[0]
+
+
+def _visible(pixels: np.ndarray, page: Any, notes: list[str], options: ReadOptions) -> np.ndarray:
     """What the photometric tag means, for the kinds that are more than plain numbers."""
+    photometric, compression = int(page.photometric), int(page.compression)
+    extra = tuple(int(e) for e in page.extrasamples)
     integer = pixels.dtype.name in {"uint8", "uint16"}
     if photometric == _MIN_IS_WHITE and integer:
         return np.iinfo(pixels.dtype).max - pixels
@@ -110,8 +244,9 @@ def _visible(pixels: np.ndarray, photometric: int, extra: tuple[int, ...], notes
         top = np.iinfo(pixels.dtype).max
         ink = pixels[:, :, :4].astype(np.float32) / top
         return np.rint(top * (1 - ink[:, :, :3]) * (1 - ink[:, :, 3:])).astype(pixels.dtype)
-    if photometric == _PALETTE or (photometric > _CMYK and photometric < 32000):
+    is_rgb = photometric == _YCBCR and compression in _COLOR_CODECS
+    if photometric == _PALETTE or (photometric > _CMYK and photometric < 32000 and not is_rgb):
         raise Undecodable(f"it is a TIFF of an uncommon colour space (photometric {photometric}): convert it to RGB")
     if integer and len(extra) == 1 and extra[0] in _ALPHA and pixels.shape[2] in {2, 4}:
-        return on_white(pixels, notes)
+        return composite(pixels, notes, options)
     return pixels

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from unlabeled.data.labels import read_labels
-from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import DataError
 from unlabeled.evaluation.knn import nearest_others
@@ -55,7 +54,7 @@ def neighbors(
     """
     at_least_one(queries=queries, neighbors=neighbors)
     choice("metric", metric, ("cosine", "l2"))
-    source = open_source(data or run.record.data)
+    source = run.record.source_of(data or run.record.data)
     known = read_labels(source, labels) if labels else None
     store = run.record.open(source)
     if len(store) < 2:

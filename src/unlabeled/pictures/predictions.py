@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from unlabeled.data.labels import Labels, read_labels
-from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.pictures.images import drawn
@@ -58,7 +57,7 @@ def softmax(
             "probabilities of classes; for any run, `visualize confusions` draws the classes that look alike."
         )
     classes = class_names(run)
-    source = open_source(data or run.record.data)
+    source = run.record.source_of(data or run.record.data)
     spec = labels or (run.record.labels if data is None else None)
     known = read_labels(source, spec) if spec else None
     store = run.record.open(source)

@@ -8,7 +8,6 @@ import torch
 
 from unlabeled import checkpoint
 from unlabeled.data.labels import read_labels
-from unlabeled.data.sources import open_source
 from unlabeled.errors import DataError, RunError
 from unlabeled.evaluation.knn import KnnProtocol
 from unlabeled.methods.base import fixed_subset
@@ -41,7 +40,7 @@ def knn_bank(run: Run, asked: Request, *, neighbors: int = 200) -> dict[str, flo
     bank, head = _memory(run)
     if asked.test is None:
         raise DataError("knn-bank needs --test: labelled images that are not among those of the memory bank.")
-    source = open_source(asked.data)
+    source = run.record.source_of(asked.data)
     ids = torch.from_numpy(read_labels(source, asked.labels).ids)
     # Images outside the subset have no row, where there is one.
     subset, images = run.config.subset, run.record.count if run.config.subset else len(bank)

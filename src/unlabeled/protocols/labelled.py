@@ -11,7 +11,6 @@ import torch
 
 from unlabeled.data.labels import read_labels
 from unlabeled.data.source import Subset
-from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import all_gather_rows
 from unlabeled.errors import DataError
@@ -91,10 +90,10 @@ def labelled(
     Raises:
         DataError: no image that can be read has a label, there is only one class, or one that `like` does not have.
     """
-    source = open_source(data)
+    source = run.record.source_of(data)
     found = read_labels(source, spec)
     if like is not None:
-        found = found.aligned_to(read_labels(open_source(like), spec).class_names, data)
+        found = found.aligned_to(read_labels(run.record.source_of(like), spec).class_names, data)
     if most is not None:
         rows = evenly_by_class(found.ids, most)
         source, found = Subset(source, rows), found[rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unlabeled import health, metrics
+from unlabeled import health, metrics, progress
 from unlabeled.config import Config
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import Source
@@ -24,9 +24,13 @@ SPREAD = ("mean_cosine", "uniformity", "effective_rank", "dead_dims")
 """What of `health.feature_statistics` is kept."""
 
 
-def training_labels(source: Source, store: ImageStore, spec: str) -> torch.Tensor:
-    """The label of every image of a store, int64 [N], -1 = none."""
-    return torch.from_numpy(read_labels(source, spec).ids[store.index_in_source])
+def training_labels(source: Source, store: ImageStore, spec: str, *, say: bool = False) -> torch.Tensor:
+    """The label of every image of a store, int64 [N], -1 = none; `say` prints the classes and what has no label."""
+    found = read_labels(source, spec)
+    if say:
+        for sentence in found.sentences():
+            progress.say(sentence)
+    return torch.from_numpy(found.ids[store.index_in_source])
 
 
 class Monitor:

@@ -13,7 +13,6 @@ from unlabeled.cluster.cliques import Cliques
 from unlabeled.cluster.cliques import cliques as find_cliques
 from unlabeled.cluster.graph import knn_graph
 from unlabeled.data.source import Subset
-from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import alone
 from unlabeled.errors import ConfigError, DataError, unknown_name
@@ -102,7 +101,7 @@ def bank_rows(run: Run, asked: Request, store: ImageStore) -> torch.Tensor:
     """
     number = {name: row for row, name in enumerate(run.names)}
     # A quick call opens some of them; that the others are there too is seen by their names.
-    if not set(store.names) <= number.keys() <= set(open_source(asked.data).names):
+    if not set(store.names) <= number.keys() <= set(run.record.source_of(asked.data).names):
         raise DataError(
             f"the memory bank holds the {len(run.names):,} training images, and {asked.data} is another set: leave DATA out, or "
             "take `--space output`."
@@ -190,7 +189,7 @@ def cliques(run: Run, asked: Request, *, neighbors: int = CLIQUE_NEIGHBORS) -> d
     check_neighbors(neighbors)
     if asked.test is not None:
         raise DataError("cliques looks at the neighbours inside one set: give DATA and no --test.")
-    source, most = open_source(asked.data), QUICK_TRAIN if asked.quick else CLIQUE_IMAGES
+    source, most = run.record.source_of(asked.data), QUICK_TRAIN if asked.quick else CLIQUE_IMAGES
     if len(source) > most:
         source = Subset(source, torch.linspace(0, len(source) - 1, most).long().tolist())
     store = run.record.open(source)

@@ -39,8 +39,8 @@ RULES: Final[dict[str, Rules]] = {
 
 
 def plain_key(key: str) -> str:
-    """A key without the `module.` that data-parallel wrappers leave in it, at the front or inside."""
-    return ".".join(part for part in key.split(".") if part != "module")
+    """A key without what wrappers leave in it: `module` (data-parallel) and `_orig_mod` (torch.compile), in any order."""
+    return ".".join(part for part in key.split(".") if part not in ("module", "_orig_mod"))
 
 
 def to_ours(tensors: Mapping[str, torch.Tensor], backbone: str) -> dict[str, torch.Tensor]:

@@ -23,7 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.serialization import safe_globals
 
-from unlabeled.data.decode import kind_of
+from unlabeled.data.kinds import kind_of
+from unlabeled.data.source import kind_of_entry
 from unlabeled.errors import DataError
 from unlabeled.weights import legacy
 
@@ -112,6 +113,8 @@ def _head(path: Path) -> bytes:
         hint = hint or "give the file with the weights inside it"
         raise DataError(f"{path} is a folder and a file of weights is wanted: {hint}.")
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is {kind_of_entry(path.stat().st_mode)}, and a file of weights is wanted.")
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError:
