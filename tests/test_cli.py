@@ -137,13 +137,14 @@ def test_cluster_prints_writes_and_sorts(trained: Trained, tmp_path: Path, call:
     status, out, _ = call("cluster", trained.run, trained.new)
     assert status == 0 and out.splitlines()[0].startswith("40 images in ")
     # The summary, what the columns are, the first twenty, and where the others are.
-    assert out.splitlines()[1].split() == ["path", "cluster", "distance", "unlike"]
-    assert len(out.splitlines()) == 23 and "20 more" in out.splitlines()[-1]
+    assert out.splitlines()[1].startswith("Sizes (")
+    assert out.splitlines()[2].split() == ["path", "cluster", "distance", "novelty", "unlike"]
+    assert len(out.splitlines()) == 24 and "20 more" in out.splitlines()[-1]
     # The table in the run has the clusters that were not merged.
     assert "clusters.csv" in call("cluster", trained.run)[1].splitlines()[-1]
     assert "--out FILE.csv" in call("cluster", trained.run, "--num-clusters", "2")[1].splitlines()[-1]
     status, out, _ = call("cluster", trained.run, "--out", tmp_path / "c.csv", "--to-folders", tmp_path / "sorted")
-    assert status == 0 and len(out.splitlines()) == 1 and "unlike the rest" in out
+    assert status == 0 and len(out.splitlines()) == 3 and "unlike the rest" in out
     assert (tmp_path / "c.csv").read_text() == (trained.run / "clusters.csv").read_text()
     links = sorted((tmp_path / "sorted").glob("cluster-*/*"))
     assert len(links) == 120 and all(link.resolve().is_relative_to(trained.photos) for link in links)

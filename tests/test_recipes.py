@@ -43,7 +43,7 @@ def test_the_default_fits_any_folder(count: int, side: int):
 
 
 def test_clusters_and_batches_for_few_and_many():
-    assert [clusters_for(n) for n in (1, 2, 30, 60, 600, 3000, 10**6)] == [1, 1, 10, 20, 20, 100, 1000]
+    assert [clusters_for(n) for n in (1, 2, 30, 60, 600, 3000, 10**6)] == [1, 2, 10, 20, 20, 100, 1000]
     assert [batch_for(n, 64) for n in (1, 2, 50, 128, 10**6)] == [1, 1, 25, 64, 64]
 
 

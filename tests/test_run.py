@@ -359,6 +359,6 @@ def test_queries_that_can_be_read_are_answered_beside_one_that_cannot(
     broken.write_text("no image")
     run = unlabeled.load(trained.run, device="cpu")
     assert list(run.search([broken, good], k=2)) == [str(good)]
-    assert f"no answer for {broken}" in capsys.readouterr().err
+    assert f"left out ({broken}" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"broken\.jpg.* it is text"):
         run.search([broken, broken])

@@ -34,6 +34,7 @@ def train(
     tensorboard: bool = False,
     frames: Frames = "first",
     alpha: Alpha = "white",
+    batch: str | None = None,
     **settings: Any,
 ) -> Run:
     """Learn features from a folder of images, without labels.
@@ -52,6 +53,8 @@ def train(
         frames: of stacks and animations, the `first` or `middle` frame, the `max` or `mean` over all, every frame as one of
             the `channels`, or `all`: every frame is an image.
         alpha: `white` puts transparent pixels on white, `band` keeps alpha as a channel of its own.
+        batch: `folder`, a column of the table or FILE.csv:column with the batch of each image (plate, date, camera): the
+            features of the finished run are standardized batch by batch before they are clustered; see docs/batches.md.
         settings: any field of `Config`.
 
     Raises:
@@ -69,7 +72,7 @@ def train(
             session.same_request(RunFolder(out), data, recipe, labels, settings)
             return resume(out, device=device)
         with _place(out, if_exists) as run:
-            begun = session.begin(run, data, recipe, labels, device, cache, settings, tensorboard, options)
+            begun = session.begin(run, data, recipe, labels, device, cache, settings, tensorboard, options, batch)
             session.execute(run, *begun, device=device)
         barrier()
         return Run(run.path, device)

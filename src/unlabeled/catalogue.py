@@ -1,4 +1,4 @@
-"""What a finished run knows about its images: features, clusters, distances, and what "unlike anything seen" means.
+"""What a finished run knows about its images: features, clusters, distances, and how unlike them an image is.
 
 Made once when training ends, stored without pickle, and asked for clusters and neighbours of images old and new.
 
@@ -7,7 +7,7 @@ Shapes: N images of the run, M queries, D feature dimensions, K clusters.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,41 +17,36 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
+from unlabeled import progress
+from unlabeled.cluster.batches import LEAST_IMAGES, BatchCorrection
+from unlabeled.cluster.batches import fit as fit_batches
 from unlabeled.cluster.kmeans import assign, kmeans
 from unlabeled.cluster.merge_tree import MergeTree, merge_tree
-from unlabeled.cluster.whitening import Whitening
+from unlabeled.cluster.novelty import FALSE_ALARM_RATE, Novelty
+from unlabeled.cluster.novelty import fit as fit_novelty
+from unlabeled.cluster.whitening import Whitening, unchanged
 from unlabeled.config import Config
+from unlabeled.data.labels import read_labels
+from unlabeled.data.sources import Source
+from unlabeled.data.store import ImageStore
 from unlabeled.distributed import all_gather_rows, shard, world_size
-from unlabeled.errors import RunError, typed
-from unlabeled.evaluation.knn import nearest_neighbors, nearest_others
+from unlabeled.errors import DataError, RunError, typed
+from unlabeled.evaluation.knn import nearest_neighbors
 from unlabeled.features import allocate
-from unlabeled.methods.clusterer import fit_space
 from unlabeled.randomness import seed_from
 from unlabeled.runfolder import replacing
-
-REFERENCE_ROWS = 20_000
-"""Training images, evenly spaced, that an image is compared with to tell whether it is like anything seen."""
 
 ROWS_AT_ONCE = 4096
 """Features scaled to length one at once."""
 
-FLOAT_NOISE = 2e-3
-"""Distances of unit rows below this are rounding: the same picture computed twice."""
-
-NEIGHBORS = 5
-"""How many nearest training images decide whether an image is like anything seen."""
-
-FAMILIAR_SHARE = 0.99
-"""The flag is set where an image is farther from its neighbours than this share of images of the kind seen in training."""
-
 
 @dataclass(frozen=True)
 class Assignment:
-    """Clusters of M images: `cluster` int64 [M], `distance` to its centroid [M], `unlike` anything seen, bool [M]."""
+    """Clusters of M images: `cluster` int64 [M], `distance` to its centroid [M], `novelty` [M], see `cluster.novelty`."""
 
     cluster: torch.Tensor
     distance: torch.Tensor
-    unlike: torch.Tensor
+    novelty: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -59,23 +54,30 @@ class Catalogue:
     """Features of the training images and what was computed from them.
 
     `features` [N, D] unit rows; `clusters` int64 [N]; `distances` [N] to the centroid in the clustering space; `centroids`
-    [K, d] in that space, largest cluster first; `spread` [N] mean distance to the `NEIGHBORS` nearest others of the reference.
+    [K, d] in that space, largest cluster first. That space is the unit features themselves; in runs of 0.1.0 it is the
+    whitened one. `batches` made the features of different batches comparable before all this.
     """
 
     features: torch.Tensor
     clusters: torch.Tensor
     distances: torch.Tensor
     centroids: torch.Tensor
-    spread: torch.Tensor
     whitening: Whitening
     normalize_rows: bool
+    batches: BatchCorrection | None = None
     groups: torch.Tensor | None = None
     """Group of each centroid, int64 [K], where clusters were merged; `clusters` are then groups."""
 
     @cached_property
     def tree(self) -> MergeTree:
-        """How the clusters merge, from the most alike to one; of a catalogue that is not merged."""
-        return merge_tree(self.centroids.numpy(), torch.bincount(self.clusters, minlength=len(self.centroids)).numpy())
+        """How the clusters merge, from the most alike to one; of a catalogue that is not merged.
+
+        Ward's criterion on the means of the unit features. In the whitened space, where the clusters were made, directions
+        of little variance count as much as the largest, distances between centroids hardly differ, and nearly all images
+        end in one group (measured by `benchmarks/cluster_cut.py`).
+        """
+        sizes = torch.bincount(self.clusters, minlength=len(self.centroids))
+        return merge_tree(mean_rows(self.features, self.clusters, len(sizes)).numpy(), sizes.numpy())
 
     def merged(self, num_clusters: int) -> Catalogue:
         """The same with fewer clusters, the most alike merged (see `tree`), largest first again.
@@ -88,30 +90,38 @@ class Catalogue:
         groups = torch.from_numpy(self.tree.cut(num_clusters))
         return replace(self, clusters=groups[self.clusters], groups=groups)
 
-    @property
-    def familiar_distance(self) -> float:
-        """Mean neighbour distance beyond which an image counts as unlike anything seen, by the training images themselves."""
-        # The rank that a new image of the same kind exceeds once in a hundred times: among n + 1 images it is equally likely
-        # to have any rank (conformal prediction; Vovk et al. 2005, section 2.2).
-        rank = math.ceil(FAMILIAR_SHARE * (len(self.spread) + 1))
-        return max(float(self.spread.sort().values[min(rank, len(self.spread)) - 1]), FLOAT_NOISE)
+    @cached_property
+    def novelty(self) -> Novelty:
+        """How unlike the training images an image is."""
+        return fit_novelty(self.features)
 
-    @property
-    def unlike(self) -> torch.Tensor:
-        """The training images that are unlike all others, bool [N]."""
-        return self.spread > self.familiar_distance
+    @cached_property
+    def scores(self) -> torch.Tensor:
+        """Novelty of the training images, [N]."""
+        return self.novelty.score(self.features)
 
-    def assign(self, features: torch.Tensor) -> Assignment:
-        """Cluster, distance and flag of new images from their features [M, D]."""
-        labels, squared = assign(self.whitening.apply(features, normalize_rows=self.normalize_rows), self.centroids)
+    def unlike(self, rate: float = FALSE_ALARM_RATE) -> torch.Tensor:
+        """The training images that are unlike the others at this rate of false alarms, bool [N]."""
+        return self.scores > self.novelty.threshold(rate)
+
+    def prepared(self, features: torch.Tensor, batch: Sequence[str] | None = None) -> torch.Tensor:
+        """Unit rows [M, D] of new features as those of training were made, batch by batch where these were corrected."""
+        rows = normalize(features.float(), dim=1)
+        return rows if self.batches is None else normalize(self.batches.apply(rows, batch), dim=1)
+
+    def assign(self, features: torch.Tensor, batch: Sequence[str] | None = None) -> Assignment:
+        """Cluster, distance and novelty of new images from their features [M, D]."""
+        unit = self.prepared(features, batch)
+        rows = self.whitening.apply(features if self.batches is None else unit, normalize_rows=self.normalize_rows)
+        labels, squared = assign(rows, self.centroids)
         labels = labels if self.groups is None else self.groups[labels]
-        found = nearest_neighbors(self.features[reference_rows(len(self.features))], features, NEIGHBORS)
-        spread = distance_of(found.similarity).mean(1)
-        return Assignment(labels, squared.clamp(min=0).sqrt(), spread > self.familiar_distance)
+        return Assignment(labels, squared.clamp(min=0).sqrt(), self.novelty.score(unit))
 
-    def nearest(self, features: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def nearest(
+        self, features: torch.Tensor, k: int, batch: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine similarity and index of the k nearest training images of each query, both [M, min(k, N)]."""
-        found = nearest_neighbors(self.features, features, k)
+        found = nearest_neighbors(self.features, self.prepared(features, batch), k)
         return found.similarity, found.index
 
     def save(self, path: Path) -> None:
@@ -125,10 +135,11 @@ class Catalogue:
             "clusters": self.clusters,
             "distances": self.distances,
             "centroids": self.centroids,
-            "spread": self.spread,
             "normalize_rows": torch.tensor(self.normalize_rows),
         }
         tensors |= {f"whitening.{name}": tensor for name, tensor in self.whitening.to_tensors().items()}
+        if self.batches is not None:
+            tensors |= {f"batches.{name}": tensor for name, tensor in self.batches.to_tensors().items()}
         try:
             with replacing(path) as partial:
                 save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
@@ -148,34 +159,63 @@ class Catalogue:
             raise RunError(
                 f"{path.parent} has no features yet: its training has not ended; run `unlabeled resume {typed(path.parent)}`."
             )
-        prefix = "whitening."
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-            fitted = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            return Catalogue(
+            batches = _under("batches.", tensors)
+            made = Catalogue(
                 tensors["features"],
                 tensors["clusters"],
                 tensors["distances"],
                 tensors["centroids"],
-                tensors["spread"],
-                Whitening.from_tensors(fitted),
+                Whitening.from_tensors(_under("whitening.", tensors)),
                 bool(tensors["normalize_rows"]),
+                BatchCorrection.from_tensors(batches) if batches else None,
             )
-        except (OSError, SafetensorError, KeyError) as error:
+            _require_shapes(made)
+            return made
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, DataError) as error:
             raise RunError(
                 f"{path} is damaged ({error}); delete it and run `unlabeled resume {typed(path.parent)}`, which makes it again."
             ) from None
 
 
-def build(features: torch.Tensor, config: Config) -> Catalogue:
-    """Cluster the final features once more and calibrate. `features`: this rank's rows; the result is the same on every rank."""
-    fitted = fit_space(features, config, seed_from(config.seed, "catalogue"))
-    rows = fitted.apply(features, normalize_rows=config.normalize_rows)
-    total = len(all_gather_rows(torch.zeros(len(rows), 1)))
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _require_shapes(made: Catalogue) -> None:
+    """Raise ValueError where the parts of a stored catalogue do not belong together."""
+    count = len(made.features)
+    if made.features.ndim != 2 or made.clusters.shape != (count,) or made.distances.shape != (count,):
+        raise ValueError(f"features {list(made.features.shape)} and clusters {list(made.clusters.shape)} do not fit")
+    if count and not 0 <= int(made.clusters.min()) <= int(made.clusters.max()) < len(made.centroids):
+        raise ValueError(f"clusters {int(made.clusters.min())} to {int(made.clusters.max())} of {len(made.centroids)}")
+
+
+def build(
+    features: torch.Tensor, config: Config, batch: Sequence[str] | None = None, batches: Sequence[str] = ()
+) -> Catalogue:
+    """Cluster the final features. The result is the same on every rank.
+
+    The clusters are those of k-means on features of length one: there they agree better with the true kinds than in the
+    whitened space in which DeepCluster makes its targets (five sets of five, LOG.md, 2026-12-01), and they merge well.
+
+    features: this rank's rows. batch: the batch of each of them; batches: the names of all batches.
+    """
+    total = len(all_gather_rows(torch.zeros(len(features), 1)))
+    rectify = config.feature == "after_relu"
+    correction = None
+    if batch is not None:
+        rows = normalize(features.float(), dim=1)
+        correction = fit_batches(rows, batch, batches)
+        features = normalize(correction.apply(rows, batch), dim=1)
+        rectify = False  # corrected features are no outputs of a ReLU
+    space = unchanged(features.shape[1], rectify=rectify)
+    rows = space.apply(features, normalize_rows=True)
     found = kmeans(
         rows,
-        min(config.num_clusters, total),
+        min(config.shown_clusters, total),
         seed=seed_from(config.seed, "catalogue"),
         iterations=config.kmeans_iterations,
     )
@@ -185,8 +225,52 @@ def build(features: torch.Tensor, config: Config) -> Catalogue:
     rank_of = torch.empty_like(order)
     rank_of[order] = torch.arange(len(order))
     unit = unit_rows(features, total)
-    spread = all_gather_rows(neighbor_spread(unit, shard(total)))
-    return Catalogue(unit, rank_of[labels], distances, found.centroids[order], spread, fitted, config.normalize_rows)
+    return Catalogue(unit, rank_of[labels], distances, found.centroids[order], space, True, correction)
+
+
+def recluster(unit: torch.Tensor, config: Config, batch: Sequence[str]) -> Catalogue:
+    """A catalogue of the unit features [N, D] of a finished run after batch correction; `batch`: of each image."""
+    own = shard(len(unit))
+    return build(unit[own], config, batch[own], sorted(set(batch)))
+
+
+def batch_of(source: Source, store: ImageStore, spec: str) -> list[str]:
+    """The batch of every image of a store: a folder, a value of a column or of a file; empty for none.
+
+    Raises:
+        DataError: as `read_labels`.
+    """
+    found = read_labels(source, spec)
+    names = [*found.class_names, ""]
+    return [names[k] for k in found.ids[store.index_in_source]]
+
+
+def standardized(
+    features: torch.Tensor, source: Source, store: ImageStore, spec: str, known: BatchCorrection | None
+) -> torch.Tensor:
+    """Unit rows of features [M, D], standardized batch by batch: by the statistics of `known` batches, or by their own."""
+    rows, batch = normalize(features.float(), dim=1), batch_of(source, store, spec)
+    if known is None:
+        own = shard(len(rows))
+        correction = fit_batches(rows[own], batch[own], sorted(set(batch)))
+    else:
+        correction = known.extended(rows, batch)
+        if unknown := correction.unknown(batch):
+            progress.say(
+                f"Note: {progress.counted(len(unknown), 'batch')} that training did not have and with under {LEAST_IMAGES} images "
+                f"are corrected by the statistics of all images ({', '.join(unknown[:3])})."
+            )
+    return normalize(correction.apply(rows, batch), dim=1)
+
+
+def mean_rows(rows: torch.Tensor, clusters: torch.Tensor, num_clusters: int) -> torch.Tensor:
+    """The mean of the rows [N, D] of each cluster, float64 [K, D]; zeros for an empty one. A part at a time."""
+    sums = torch.zeros(num_clusters, rows.shape[1], dtype=torch.float64)
+    for begin in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        sums.index_add_(0, clusters[part], rows[part].double())
+    sizes = torch.bincount(clusters, minlength=num_clusters).clamp(min=1)
+    return sums / sizes[:, None]
 
 
 def unit_rows(features: torch.Tensor, total: int) -> torch.Tensor:
@@ -201,29 +285,3 @@ def unit_rows(features: torch.Tensor, total: int) -> torch.Tensor:
         part = slice(begin, begin + ROWS_AT_ONCE)
         unit[all_gather_rows(own[part])] = all_gather_rows(normalize(features[part].float(), dim=1))
     return unit
-
-
-def reference_rows(total: int) -> torch.Tensor:
-    """Evenly spaced rows out of `total`, int64, all of them up to `REFERENCE_ROWS`: the work per image stays bounded."""
-    count = min(total, REFERENCE_ROWS)
-    return torch.arange(count) * total // count
-
-
-def neighbor_spread(unit: torch.Tensor, rows: slice) -> torch.Tensor:
-    """Mean distance of the n images `rows` to their `NEIGHBORS` nearest others in the reference, [n].
-
-    From the unit features [N, D] of all images. With one image in all, its distance to others is 0.
-    """
-    reference = reference_rows(len(unit))
-    asked = unit[rows]
-    k = min(NEIGHBORS, len(reference) - 1)
-    if k < 1 or not len(asked):
-        return torch.zeros(len(asked))
-    place = torch.full((len(unit),), -1)
-    place[reference] = torch.arange(len(reference))
-    return distance_of(nearest_others(unit[reference], asked, place[rows], k).similarity).mean(1)
-
-
-def distance_of(cosine: torch.Tensor) -> torch.Tensor:
-    """Euclidean distance of unit vectors with this cosine."""
-    return (2 - 2 * cosine).clamp(min=0).sqrt()

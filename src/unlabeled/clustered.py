@@ -1,4 +1,4 @@
-"""Images and their clusters as rows: a CSV, or a folder of links for each cluster.
+"""Images and their clusters as rows: a table, or a folder of links for each cluster.
 
 Shapes: M images.
 """
@@ -8,38 +8,92 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+from unlabeled.data.source import MARK
 from unlabeled.data.sources import Source
-from unlabeled.errors import DataError, RunError
-from unlabeled.runfolder import write_csv
+from unlabeled.errors import DataError, MissingExtraError, RunError
+from unlabeled.runfolder import csv_text, replacing, write_csv, write_json, write_text
 
 
 @dataclass(frozen=True)
 class Clustered:
-    """One image: its cluster, its distance to the cluster's centre, and whether it is unlike anything seen in training."""
+    """One image: its cluster, its distance to the cluster's center, whether it is unlike anything seen in training, and how
+    unlike (`cluster.novelty`: about 0 is typical, 1 the 95th percentile of training images)."""
 
     path: str
     cluster: int
     distance: float
     unlike: bool
+    novelty: float
+
+
+COLUMNS = ("path", "cluster", "distance", "unlike", "novelty")
+TABLE_ENDINGS = (".csv", ".tsv", ".json", ".parquet")
 
 
 def clustered(
-    names: Sequence[str], cluster: torch.Tensor, distance: torch.Tensor, unlike: torch.Tensor
+    names: Sequence[str], cluster: torch.Tensor, distance: torch.Tensor, unlike: torch.Tensor, novelty: torch.Tensor
 ) -> list[Clustered]:
-    """Rows of columns: `cluster` int64 [M], `distance` [M], `unlike` bool [M]."""
-    columns = zip(names, cluster.tolist(), distance.tolist(), unlike.tolist(), strict=True)
-    return [Clustered(*row) for row in columns]
+    """Rows of columns: `cluster` int64 [M], `distance` [M], `unlike` bool [M], `novelty` [M]."""
+    columns = (values.tolist() for values in (cluster, distance, unlike, novelty))
+    return [Clustered(*row) for row in zip(names, *columns, strict=True)]
 
 
-def write_clusters(path: Path, rows: Sequence[Clustered]) -> None:
-    """Write clusters as CSV."""
-    table = ((row.path, row.cluster, f"{row.distance:.5f}", int(row.unlike)) for row in rows)
-    write_csv(path, ("path", "cluster", "distance", "unlike"), table)
+def require_table(path: Path) -> None:
+    """Refuse an ending that no table has, before anything is computed.
+
+    Raises:
+        DataError: another ending than .csv, .tsv, .json and .parquet.
+        MissingExtraError: Parquet needs pyarrow.
+    """
+    if path.suffix.lower() not in TABLE_ENDINGS:
+        raise DataError(f"--out must end in {', '.join(TABLE_ENDINGS[:-1])} or {TABLE_ENDINGS[-1]}, got '{path.name}'.")
+    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+        raise MissingExtraError("writing Parquet", "table")
+
+
+def write_clusters(path: Path, rows: Sequence[Clustered], skipped: Sequence[tuple[str, str]] = ()) -> None:
+    """Write clusters in the format of the ending; files that could not be read go into the JSON, else beside the table.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    ending = path.suffix.lower()
+    table = [(row.path, row.cluster, f"{row.distance:.5f}", int(row.unlike), f"{row.novelty:.4f}") for row in rows]
+    if ending == ".json":
+        images = [dict(zip(COLUMNS, astuple(row), strict=True)) for row in rows]
+        write_json(path, {"images": images, "skipped": [{"path": name, "reason": why} for name, why in skipped]})
+        return
+    if ending == ".parquet":
+        _write_parquet(path, rows)
+    elif ending == ".tsv":
+        write_text(path, csv_text(COLUMNS, table, delimiter="\t"))
+    else:
+        write_csv(path, COLUMNS, table)
+    if skipped:
+        write_skipped(path, skipped)
+
+
+def write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> Path:
+    """`X.skipped.csv` beside the output X: files that could not be read, with the reason."""
+    beside = path.with_name(f"{path.name}.skipped.csv")
+    write_csv(beside, ("file", "reason"), skipped)
+    return beside
+
+
+def _write_parquet(path: Path, rows: Sequence[Clustered]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+    columns["path"] = [name.encode(errors="surrogateescape").decode(errors="replace") for name in columns["path"]]
+    with replacing(path) as partial:
+        pq.write_table(pa.table(columns), partial)
 
 
 def locations_of(names: Sequence[str], source: Source) -> list[Path | None]:
@@ -48,25 +102,32 @@ def locations_of(names: Sequence[str], source: Source) -> list[Path | None]:
     return [found.get(name) for name in names]
 
 
-def require_empty(folder: Path) -> None:
-    """Refuse a folder that holds something.
+def require_sortable(folder: Path) -> None:
+    """Refuse a folder that holds something this program did not write.
 
     Raises:
         DataError: it does, or it is a file.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not folder.exists() or (folder / MARK).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
         state = "not empty" if folder.is_dir() else "a file"
-        raise DataError(f"{folder} is {state}; give --to-folders a new or empty folder.")
+        raise DataError(
+            f"{folder} is {state} and was not made by --to-folders; give a new or empty folder, or one it made before, "
+            "whose links are then made anew."
+        )
 
 
 def sort_into_folders(folder: Path, rows: Sequence[Clustered], locations: Sequence[Path | None]) -> None:
     """Make `folder/cluster-0007/` and so on, with links to the images, or copies where links are not to be had.
 
+    A folder made by an earlier call is made anew: its `cluster-…` folders go, and nothing else in it.
+
     Raises:
-        DataError: the folder is not empty, or an image is no file (but in an array or archive) or no longer there.
+        DataError: the folder holds something else, or an image is no file (but in an array or archive) or not there.
         RunError: the folder cannot be written.
     """
-    require_empty(folder)
+    require_sortable(folder)
     files = [location for location in locations if location is not None and location.is_file()]
     if len(files) < len(rows):
         raise DataError(
@@ -74,6 +135,10 @@ def sort_into_folders(folder: Path, rows: Sequence[Clustered], locations: Sequen
             "and archives first, and put images back that were moved since the training."
         )
     try:
+        for old in folder.glob("cluster-*") if folder.is_dir() else ():
+            shutil.rmtree(old)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARK).touch()
         for number, (row, location) in enumerate(zip(rows, files, strict=True)):
             target = folder / f"cluster-{row.cluster:04d}"
             target.mkdir(parents=True, exist_ok=True)

@@ -128,6 +128,10 @@ class Config(BaseModel):
     # Clustering
     clustering: Clustering = Field(default="kmeans", description="what turns features into pseudo-labels")
     num_clusters: Count = Field(default=100, description="k of k-means; more clusters than kinds of things is right")
+    final_clusters: Count | None = Field(
+        default=None,
+        description="clusters of the finished run, those people look at; num_clusters, those of training, where not given",
+    )
     feature: Feature = Field(
         default="before_relu",
         description="what is clustered: features before or after their last ReLU, of backbones that end in a perceptron",
@@ -297,6 +301,11 @@ class Config(BaseModel):
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std go together: give both or neither")
         return self
+
+    @property
+    def shown_clusters(self) -> int:
+        """Clusters of the finished run."""
+        return self.final_clusters or self.num_clusters
 
     def replace(self, **changes: Any) -> Config:
         """A copy with some fields changed, checked as a whole again; unknown names list the known ones."""

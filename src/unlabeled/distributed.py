@@ -70,8 +70,10 @@ def process_group(device: str) -> Generator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # Rank 0 may decode a large folder while the others wait at a barrier, which takes longer than the default half hour.
     store, rank, size = next(dist.rendezvous("env://"))
-    # A name of its own for each group of a process: a script that trains twice would wait for the addresses of the first.
-    own = dist.PrefixStore(f"unlabeled-{next(_groups)}", store)
+    # A name of its own for each group of a process, and for each restart by torchrun: a script that trains twice, or ranks
+    # that come back, would find the addresses of those before.
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own = dist.PrefixStore(f"unlabeled-{restart}-{next(_groups)}", store)
     # Features are gathered on the CPU also where the network is on a GPU, which NCCL alone refuses.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=timedelta(hours=12))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unlabeled.data.in_memory import Images
 from unlabeled.data.sources import split_key
 from unlabeled.distributed import is_main
 from unlabeled.errors import DataError, MissingExtraError
@@ -28,7 +29,7 @@ class Embedding:
     skipped: list[tuple[str, str]]
 
 
-def writer(path: Path, data: str | Path) -> Callable[[Path, Embedding], None]:
+def writer(path: Path, data: Images) -> Callable[[Path, Embedding], None]:
     """Who writes the features of `data` to a file of this ending, after a try whether it can be written.
 
     Raises:
@@ -42,9 +43,9 @@ def writer(path: Path, data: str | Path) -> Callable[[Path, Embedding], None]:
     # Said before an hour of embedding, not after it.
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise MissingExtraError("writing Parquet", "table")
-    source = split_key(data)[0]
+    source = split_key(data)[0] if isinstance(data, (str, Path)) else None
     for file in (path, names_beside(path)) if path.suffix == ".npy" else (path,):
-        if file.exists() and source.exists() and file.samefile(source):
+        if source is not None and file.exists() and source.exists() and file.samefile(source):
             raise DataError(f"--out {path} would replace {file}, the images it is made from; choose another name.")
         if is_main():
             require_writable(file)

@@ -20,6 +20,10 @@ class DataError(UnlabeledError):
     """The images, labels or paths given cannot be used as they are."""
 
 
+class UnreadableError(DataError):
+    """Some images could not be read and the caller asked for `strict`; everything else was done. Exit status 3."""
+
+
 class ConfigError(UnlabeledError):
     """A setting is unknown, out of range, or at odds with another one."""
 

@@ -56,9 +56,13 @@ class DataRecord:
     cache: str | None
     reading: dict[str, Any] = field(default_factory=dict[str, Any])
     """`frames` and `alpha` of `ReadOptions`; empty for the defaults."""
+    batch: str | None = None
+    """Where the batch of each image stands (plate, date, camera): `folder`, a column or a file; see `cluster.batches`."""
 
     @staticmethod
-    def of(store: ImageStore, data: str, labels: str | None, store_size: int, cache: Path | None) -> DataRecord:
+    def of(
+        store: ImageStore, data: str, labels: str | None, store_size: int, cache: Path | None, batch: str | None = None
+    ) -> DataRecord:
         """The record of a store just opened for training."""
         return DataRecord(
             data,
@@ -71,6 +75,7 @@ class DataRecord:
             store_size,
             str(cache) if cache else None,
             store.reading,
+            batch,
         )
 
     @staticmethod

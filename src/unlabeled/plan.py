@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from unlabeled.catalogue import REFERENCE_ROWS
+from unlabeled.cluster.novelty import FIT_ROWS
 from unlabeled.config import Config, DataFacts
 from unlabeled.distributed import local_world_size
 from unlabeled.errors import ConfigError, DataError
@@ -122,9 +122,11 @@ def plan(method: Method, config: Config, facts: DataFacts, world_size: int = 1) 
         weights=weights,
         activations=view * ACTIVATIONS_PER_INPUT,
         features=rows * feature_dim * 4,
-        clustering=rows * dims * 4 + 4 * config.num_clusters * (dims + 8192) + 8 * feature_dim**2,
+        clustering=rows * dims * 4
+        + 4 * max(config.num_clusters, config.shown_clusters) * (dims + 8192)
+        + 8 * feature_dim**2,
         # On every rank the features of all images, and those an image is compared with twice: as a table and scaled anew.
-        catalogue=_in_memory(facts.count * feature_dim * 4) + 2 * min(facts.count, REFERENCE_ROWS) * feature_dim * 4,
+        catalogue=_in_memory(facts.count * feature_dim * 4) + 2 * min(facts.count, FIT_ROWS) * feature_dim * 4,
         table=method.table_bytes(),
         images_per_epoch=method.images_per_epoch,
         batch_size=config.batch_size,

@@ -9,26 +9,39 @@ import csv
 import os
 from collections.abc import Container, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import normalize
 
 from unlabeled import assignments, checkpoint, progress
-from unlabeled.catalogue import Catalogue
-from unlabeled.clustered import Clustered, clustered, locations_of, require_empty, sort_into_folders, write_clusters
+from unlabeled.catalogue import Catalogue, batch_of, recluster, standardized
+from unlabeled.cluster.batches import BatchCorrection
+from unlabeled.cluster.novelty import FALSE_ALARM_RATE
+from unlabeled.clustered import (
+    Clustered,
+    clustered,
+    locations_of,
+    require_sortable,
+    require_table,
+    sort_into_folders,
+    write_clusters,
+    write_skipped,
+)
 from unlabeled.config import Config, Precision
+from unlabeled.data.in_memory import Images
 from unlabeled.data.store import ImageStore
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, is_main
 from unlabeled.embedding import Embedding, writer
-from unlabeled.errors import ConfigError, DataError, RunError, typed, unknown_name
+from unlabeled.errors import ConfigError, DataError, RunError, UnreadableError, typed, unknown_name
 from unlabeled.features import embed
-from unlabeled.images import DataRecord, make_loader
+from unlabeled.images import DataRecord, make_loader, same_images
 from unlabeled.journal import read as read_journal
 from unlabeled.methods import build_method, build_network
 from unlabeled.methods.base import Method
@@ -180,6 +193,11 @@ class Run:
         return assignments.read(self.folder.assignments, max(self.config.epochs, 1) if epoch is None else epoch)
 
     @property
+    def stability_found(self) -> dict[str, Any]:
+        """How stable the clusters are and which number of them the images support; empty for a run without it."""
+        return self.folder.read_json(self.folder.stability) if self.folder.stability.is_file() else {}
+
+    @property
     def scores(self) -> dict[str, dict[str, Any]]:
         """Results of earlier `evaluate` calls on this run, by protocol."""
         return self.folder.read_json(self.folder.scores) if self.folder.scores.is_file() else {}
@@ -199,75 +217,145 @@ class Run:
         return all_gather_rows(embed(network, loader, dtype=dtype, batch_size=2 * self.config.batch_size, title=title))
 
     def embed(
-        self, data: str | Path, out: str | Path | None = None, *, precision: Precision | None = None
+        self,
+        data: Images,
+        out: str | Path | None = None,
+        *,
+        precision: Precision | None = None,
+        batch: str | None = None,
+        strict: bool = False,
     ) -> Embedding:
-        """Features of images.
+        """Features of images. Those that cannot be read are left out, named in a warning and in OUT.skipped.csv.
 
         Args:
-            data: a folder, list, manifest, array or archive, as for training.
+            data: a folder, list, manifest, array or archive, as for training; arrays, tensors, Pillow images, lists of them.
             out: where to write them: `.npy` (rows in order, names beside X.npy in X.names.txt), `.npz` or `.parquet`.
             precision: `auto`, `float32` or `bfloat16`, in which the network computes; the run's where not given. The
                 features are float32 in any case.
+            batch: `folder`, a column or FILE.csv:column with the batch (plate, date, camera) of each image; features are then
+                of length one and standardized batch by batch. The run's, where it was trained with one.
+            strict: raise UnreadableError at the end if images could not be read.
 
         Raises:
             ConfigError: a precision that is none of these.
             DataError: no readable image, an ending of `out` that is none of these, or `out` would replace `data`.
             RunError: `out` cannot be written.
+            UnreadableError: see `strict`.
         """
         if precision is not None and precision not in get_args(Precision):
             raise ConfigError(unknown_name("precision", precision, get_args(Precision)))
-        write = writer(Path(out), data) if out else None
-        store = self.record.open(data)
-        result = Embedding(store.names, self.features_of(store, precision=precision), store.skipped)
+        out = Path(out).expanduser() if out else None
+        write = writer(out, data) if out else None
+        source = self.record.source_of(data)
+        store = self.record.open(source)
+        features = self.features_of(store, precision=precision)
+        spec = batch or self.record.batch
+        if spec:
+            features = standardized(features, source, store, spec, self._known_batches)
+        result = Embedding(store.names, features, [*source.skipped, *store.skipped])
         if write and out and is_main():
-            write(Path(out), result)
+            write(out, result)
+            if result.skipped:
+                write_skipped(out, result.skipped)
+        self._told(result.skipped, strict)
         return result
+
+    @property
+    def _known_batches(self) -> BatchCorrection | None:
+        return self.catalogue.batches if self.record.batch else None
+
+    @staticmethod
+    def _told(skipped: Sequence[tuple[str, str]], strict: bool) -> None:
+        """Name images that could not be read, and raise UnreadableError where they must not be left out."""
+        if not skipped:
+            return
+        shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3]) + ("; …" if len(skipped) > 3 else "")
+        sentence = f"{progress.counted(len(skipped), 'file')} could not be read and {'is' if len(skipped) == 1 else 'are'} left out"
+        if strict:
+            raise UnreadableError(
+                f"{sentence} ({shown}); everything else was done: mend or remove them, or leave strict out."
+            )
+        progress.say(f"Warning: {sentence} ({shown}).")
 
     def cluster(
         self,
-        data: str | Path | None = None,
+        data: Images | None = None,
         out: str | Path | None = None,
         to_folders: str | Path | None = None,
         *,
         num_clusters: int | None = None,
+        batch: str | None = None,
+        false_alarm_rate: float = FALSE_ALARM_RATE,
+        strict: bool = False,
     ) -> list[Clustered]:
         """Which image is in which cluster: the training images, or new ones.
 
         Args:
-            data: new images; the training images where not given.
-            out: CSV to write: path, cluster, distance, unlike.
-            to_folders: folder in which to make one subfolder a cluster, holding links to (or copies of) the images.
+            data: new images, in any form `embed` takes; the training images where not given.
+            out: table to write, `.csv`, `.tsv`, `.json` or `.parquet`: path, cluster, distance, unlike, novelty.
+            to_folders: folder in which to make one subfolder a cluster, holding links to (or copies of) the images; one that
+                an earlier call made is made anew.
             num_clusters: merge the most alike clusters until so many are left; as many as were made where not given.
+            batch: `folder`, a column or FILE.csv:column with the batch (plate, date, camera) of each image: features are
+                standardized batch by batch, and the training images clustered anew; see docs/batches.md.
+            false_alarm_rate: share of images of the kind seen in training that are called unlike it.
+            strict: raise UnreadableError at the end if images could not be read.
 
         Raises:
-            ConfigError: there are fewer clusters than `num_clusters`.
-            DataError: no readable image, or `to_folders` is not empty.
+            ConfigError: there are fewer clusters than `num_clusters`, or a rate outside (0, 1).
+            DataError: no readable image, an ending of `out` that no table has, or `to_folders` holds something else.
             RunError: `out` or `to_folders` cannot be written.
+            UnreadableError: see `strict`.
         """
-        if out and is_main():
-            require_writable(Path(out))
-        if to_folders:
-            require_empty(Path(to_folders))
-        catalogue = self.catalogue if num_clusters is None else self.catalogue.merged(num_clusters)
+        out, folder = (Path(place).expanduser() if place else None for place in (out, to_folders))
+        if out:
+            require_table(out)
+            if is_main():
+                require_writable(out)
+        if folder:
+            require_sortable(folder)
+        catalogue = self.catalogue if batch is None else self._reclustered(batch)
+        limit = catalogue.novelty.threshold(false_alarm_rate)
+        if num_clusters is not None:
+            catalogue = catalogue.merged(num_clusters)
+        skipped: list[tuple[str, str]] = []
         if data is None:
-            rows = clustered(self.names, catalogue.clusters, catalogue.distances, catalogue.unlike)
-            locations: list[Path | None] = []
-            if to_folders:
-                locations = locations_of(self.names, self.record.source())
+            novelty = catalogue.scores
+            rows = clustered(self.names, catalogue.clusters, catalogue.distances, novelty > limit, novelty)
+            locations = locations_of(self.names, self.record.source()) if folder else []
         else:
             source = self.record.source_of(data)
             store = self.record.open(source)
-            found = catalogue.assign(self.features_of(store))
-            rows = clustered(store.names, found.cluster, found.distance, found.unlike)
-            locations = [source.location(int(i)) for i in store.index_in_source] if to_folders else []
+            features, spec = self.features_of(store), batch or self.record.batch
+            if spec and catalogue.batches is not None:
+                given = batch_of(source, store, spec)
+                catalogue = replace(catalogue, batches=catalogue.batches.extended(normalize(features, dim=1), given))
+                found = catalogue.assign(features, given)
+            else:
+                found = catalogue.assign(features)
+            rows = clustered(store.names, found.cluster, found.distance, found.novelty > limit, found.novelty)
+            locations = [source.location(int(i)) for i in store.index_in_source] if folder else []
+            skipped = [*source.skipped, *store.skipped]
         if out and is_main():
-            write_clusters(Path(out), rows)
-        if to_folders and is_main():
-            sort_into_folders(Path(to_folders), rows, locations)
+            write_clusters(out, rows, skipped)
+        if folder and is_main():
+            sort_into_folders(folder, rows, locations)
+        self._told(skipped, strict)
         return rows
 
+    def _reclustered(self, batch: str) -> Catalogue:
+        """The training images clustered anew after batch correction; nothing is stored."""
+        if self.catalogue.batches is not None:
+            raise ConfigError(
+                f"the run was trained with --batch {self.record.batch}, so its features are corrected already; leave --batch out."
+            )
+        source = self.record.source()
+        store = self.record.open(source)
+        same_images(store, self.record, self.path)
+        return recluster(self.catalogue.features, self.config, batch_of(source, store, batch))
+
     def search(
-        self, queries: str | Path | Sequence[str | Path], k: int = 10, *, json: str | Path | None = None
+        self, queries: Images | Sequence[Images], k: int = 10, *, json: str | Path | None = None, strict: bool = False
     ) -> dict[str, list[Hit]]:
         """The k training images most similar to each query image, best first, by the path of the query.
 
@@ -275,41 +363,47 @@ class Run:
         name in there. Where a name comes twice, the later ones end in ` (2)`, ` (3)` …: every query has its answer.
 
         Args:
-            queries: image files, or folders of them.
+            queries: image files, or folders of them; arrays, tensors or Pillow images.
             k: how many to find for each.
             json: file to write the result to.
+            strict: raise UnreadableError at the end if images could not be read.
 
         Raises:
             ConfigError: k is below 1.
             DataError: no query can be read; where some can, the others are named in a warning.
             RunError: `json` cannot be written.
+            UnreadableError: see `strict`.
         """
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}; 10 is a good number.")
+        json = Path(json).expanduser() if json else None
         if json and is_main():
-            require_writable(Path(json))
+            require_writable(json)
         found: dict[str, list[Hit]] = {}
-        unread: list[str] = []
-        for query in [queries] if isinstance(queries, (str, Path)) else queries:
+        unread: list[tuple[str, str]] = []
+        is_several = isinstance(queries, Sequence) and not isinstance(queries, str)
+        for query in cast("Sequence[Images]", queries) if is_several else [queries]:
+            place = str(query) if isinstance(query, (str, Path)) else ""
             try:
                 source = self.record.source_of(query)
                 store = self.record.open(source, title="reading queries")
             except DataError as error:
-                unread.append(f"{query}: {error}")
+                unread.append((place or "a query in memory", str(error)))
                 continue
             similarity, index = self.catalogue.nearest(self.features_of(store), k)
             for name, values, rows in zip(store.names, similarity.tolist(), index.tolist(), strict=True):
-                path = str(query) if source.kind == "file" else os.path.join(query, name)  # noqa: PTH118  ("./" stays)
+                path = place if source.kind == "file" else os.path.join(place, name)  # noqa: PTH118  ("./" stays)
                 found[_unused(path, found)] = [
                     Hit(self.names[row], value) for row, value in zip(rows, values, strict=True)
                 ]
+            unread += [(os.path.join(place, name), why) for name, why in (*source.skipped, *store.skipped)]  # noqa: PTH118
         if not found and unread:
-            raise DataError(" ".join(unread))
-        for problem in unread:
-            progress.say(f"Warning: no answer for {problem}")
+            raise DataError(" ".join(why for _, why in unread))
         if json and is_main():
-            found_as_values = {query: [vars(hit) for hit in hits] for query, hits in found.items()}
-            write_json(Path(json), found_as_values)
+            write_json(json, {query: [vars(hit) for hit in hits] for query, hits in found.items()})
+            if unread:
+                write_skipped(json, unread)
+        self._told(unread, strict)
         return found
 
     def evaluate(

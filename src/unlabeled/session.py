@@ -24,9 +24,9 @@ from unlabeled.data.reading import ReadOptions
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
-from unlabeled.distributed import all_gather_rows, barrier, is_main, world_size
+from unlabeled.distributed import barrier, is_main, shard, world_size
 from unlabeled.errors import Interrupted, MissingExtraError, RunError, typed
-from unlabeled.evaluation.stability import stability
+from unlabeled.evaluation.stability import stability, suggested_counts
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, default_cache, make_loader, place_of, probe, resolved, same_images
 from unlabeled.methods import build_method
@@ -77,6 +77,7 @@ def begin(
     settings: dict[str, Any],
     tensorboard: bool = False,
     options: ReadOptions | None = None,
+    batch: str | None = None,
 ) -> tuple[ImageStore, Config, torch.Tensor | None]:
     """Read the images and labels, resolve every setting, say the plan, and write the files a run begins with.
 
@@ -105,6 +106,11 @@ def begin(
         mean, std = store.channel_statistics()
         config = config.replace(mean=mean, std=std)
     ids = training_labels(source, store, labels, say=True) if labels else None
+    if batch:
+        names = sorted(set(catalogue.batch_of(source, store, batch)))
+        progress.say(
+            f"Batches: {progress.counted(len(names), 'batch')} ({', '.join(names[:8])}{' …' if len(names) > 8 else ''})."
+        )
     idle = without_effect(config, settings)
     if idle:
         progress.say(f"Note: nothing here reads the setting{'s' if len(idle) > 1 else ''} {', '.join(idle)}.")
@@ -121,7 +127,7 @@ def begin(
         write_csv(run.skipped, ("file", "reason"), sorted([*source.skipped, *store.skipped]))
         write_json(run.notes, notes.to_json())
         write_json(run.environment, environment(device, world_size()))
-        write_json(run.data, asdict(DataRecord.of(store, place_of(data), labels, config.store_size, folder)))
+        write_json(run.data, asdict(DataRecord.of(store, place_of(data), labels, config.store_size, folder, batch)))
         write_text(run.config, config.model_dump_json(indent=2) + "\n")
     # No rank may look for a checkpoint while those of an earlier run are still being removed.
     barrier()
@@ -224,7 +230,7 @@ def execute(
             if stop.asked():
                 raise KeyboardInterrupt  # the signal came as the last epoch was being saved
             if not run.features.is_file():
-                take_stock(run, method.backbone, loader, config)
+                take_stock(run, method.backbone, loader, config, DataRecord.read(run).batch)
             kept = "training, features and clusters are kept, the report is not written yet"
             if report and is_main():
                 Run(run.path, device).report(store=store)
@@ -251,22 +257,24 @@ def first_weights(run: RunFolder, backbone: Backbone, loader: Loader, seed: int)
             save_file({name: tensor.cpu().contiguous() for name, tensor in backbone.state_dict().items()}, partial)
 
 
-def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Config) -> None:
+def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Config, batches: str | None = None) -> None:
     """Embed all images of the run, cluster them, see how stable the clusters are, and write it all."""
     dtype = resolve_precision(config.precision, loader.device)
     progress.say(f"Embedding {progress.counted(len(loader.store), 'image')}.")
     rows = embed(backbone, loader, dtype=dtype, batch_size=2 * config.batch_size)
     progress.say("Clustering the features.")
-    made = catalogue.build(rows, config)
+    batch = catalogue.batch_of(loader.store.source, loader.store, batches) if batches else None
+    own = None if batch is None else batch[shard(len(batch))]
+    made = catalogue.build(rows, config, own, sorted(set(batch or ())))
     if len(made.features) <= STABILITY_IMAGES:
         progress.say("How stable are the clusters? Clustering parts of the images again.")
-        clustered_rows = made.whitening.apply(all_gather_rows(rows), normalize_rows=made.normalize_rows)
-        found = stability(clustered_rows, made.clusters, seed=config.seed, rounds=STABILITY_ROUNDS)
+        counts = suggested_counts(int(made.clusters.max()) + 1)
+        found = stability(made.features, made.clusters, counts=counts, seed=config.seed, rounds=STABILITY_ROUNDS)
         if is_main():
             write_json(run.stability, found.to_json())
     if is_main():
         names = loader.store.names
-        write_clusters(run.clusters, clustered(names, made.clusters, made.distances, made.unlike))
+        write_clusters(run.clusters, clustered(names, made.clusters, made.distances, made.unlike(), made.scores))
         # Last: a run that has its features has all of this, and `resume` does not make it again.
         made.save(run.features)
 

@@ -227,7 +227,7 @@ def next_steps(verdict: health.Verdict, catalogue: Catalogue, has_scores: bool) 
     steps: list[str] = []
     if verdict.advice:
         steps.append(f"{verdict.advice[:1].upper()}{verdict.advice[1:]}.")
-    unlike = int(catalogue.unlike.sum())
+    unlike = int(catalogue.unlike().sum())
     if unlike:
         marked = progress.counted(unlike, "image")
         steps.append(f"Look at the {marked} marked `unlike` in clusters.csv: nothing else here looks like that.")

@@ -17,7 +17,7 @@ from unlabeled.cli import pictures as pictures, exploring as exploring, weights 
 from unlabeled.cli.console import app, fail, stopped
 from unlabeled.cli.mistakes import sentence
 from unlabeled.cli.single import help_of_one
-from unlabeled.errors import Interrupted, UnlabeledError
+from unlabeled.errors import Interrupted, UnlabeledError, UnreadableError
 
 __all__ = ["app", "main"]
 
@@ -33,7 +33,7 @@ def expanded(token: str) -> str:
 def main(tokens: list[str] | None = None) -> None:
     """Entry point: run a verb, that of the command line or of `tokens`.
 
-    Every mistake ends in one readable box and exit status 2, a stop in 130.
+    Every mistake ends in one readable box and exit status 2 (3 where `--strict` met images that cannot be read), a stop in 130.
     """
     line = [expanded(token) for token in (sys.argv[1:] if tokens is None else tokens)]
     try:
@@ -42,6 +42,8 @@ def main(tokens: list[str] | None = None) -> None:
         app(line, exit_on_error=False, print_error=False, help_on_error=False)
     except CycloptsError as error:
         fail(sentence(error))
+    except UnreadableError as error:
+        fail(str(error), 3)
     except UnlabeledError as error:
         fail(str(error))
     except KeyboardInterrupt as stop:

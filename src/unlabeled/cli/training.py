@@ -97,6 +97,7 @@ def train(
     tensorboard: Annotated[bool, Parameter(negative=())] = False,
     frames: Frames = "first",
     alpha: Alpha = "white",
+    batch: str | None = None,
     settings: SettingsFlags = None,
 ) -> None:
     """Learn features from a folder of images. No labels, no configuration file, no network.
@@ -126,6 +127,9 @@ def train(
         channels, or all: every frame is an image of its own.
     alpha
         Put transparent pixels on white, or keep alpha as a channel of its own (band), as infrared or depth.
+    batch
+        The word `folder`, a column, or FILE.csv:column with the batch of each image (plate, date, camera): the features of
+        the finished run are standardized batch by batch before they are clustered.
     """
     from unlabeled import api
 
@@ -140,6 +144,7 @@ def train(
         tensorboard=tensorboard,
         frames=frames,
         alpha=alpha,
+        batch=batch,
         **given(settings),
     )
     _say_done(run)

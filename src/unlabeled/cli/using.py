@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -12,13 +14,39 @@ from unlabeled.cli.console import app, is_first, opened_run, output, printable
 from unlabeled.config import Device, Precision
 from unlabeled.progress import counted
 
+if TYPE_CHECKING:
+    from unlabeled.clustered import Clustered
+
+LUMP = 0.6
+"""A cluster that holds a larger share of the images is no kind of image but what is left."""
 CLUSTERED_SHOWN = 20
 """Images `cluster` lists on the screen: the rest is a table's business."""
 
 
+Strict = Annotated[bool, Parameter(negative=(), help="End with exit status 3 if images could not be read.")]
+Batch = Annotated[
+    str | None,
+    Parameter(
+        help="The word `folder`, a column, or FILE.csv:column with the batch (plate, date, camera) of each image: features are "
+        "standardized batch by batch."
+    ),
+]
+
+
 @app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
-def embed(run: Path, data: Path, *, out: Path, precision: Precision | None = None, device: Device = "auto") -> None:
+def embed(
+    run: Path,
+    data: Path,
+    *,
+    out: Path,
+    precision: Precision | None = None,
+    batch: Batch = None,
+    strict: Strict = False,
+    device: Device = "auto",
+) -> None:
     """Compute the features of images and write them to a file.
+
+    Images that cannot be read are left out, named on the screen and in FILE.skipped.csv.
 
     Parameters
     ----------
@@ -34,10 +62,9 @@ def embed(run: Path, data: Path, *, out: Path, precision: Precision | None = Non
         Where to compute.
     """
     with opened_run(run, device) as opened:
-        result = opened.embed(data, out, precision=precision)
-    skipped = f", {counted(len(result.skipped), 'file')} skipped" if result.skipped else ""
+        result = opened.embed(data, out, precision=precision, batch=batch, strict=strict)
     output.print(
-        f"{counted(len(result.names), 'feature')} of {counted(result.features.shape[1], 'number')} in {out}{skipped}",
+        f"{counted(len(result.names), 'feature')} of {counted(result.features.shape[1], 'number')} in {out}",
         markup=False,
     )
 
@@ -50,9 +77,14 @@ def cluster(
     out: Path | None = None,
     to_folders: Path | None = None,
     num_clusters: int | None = None,
+    batch: Batch = None,
+    false_alarm_rate: float = 0.01,
+    strict: Strict = False,
     device: Device = "auto",
 ) -> None:
     """Say which image is in which cluster: the training images, or new ones.
+
+    Images that cannot be read are left out, named on the screen and in the JSON, or else in OUT.skipped.csv.
 
     Parameters
     ----------
@@ -61,37 +93,75 @@ def cluster(
     data
         New images; the training images where not given.
     out
-        CSV to write: path, cluster, distance, unlike (1 = unlike anything seen in training).
+        Table to write, .csv, .tsv, .json or .parquet: path, cluster, distance, unlike (1 = unlike anything seen in training),
+        novelty (how unlike: 0 is typical, 1 the 95th percentile of training images).
     to_folders
-        Folder in which to make one subfolder a cluster, with links to the images.
+        Folder in which to make one subfolder a cluster, with links to the images; made anew if an earlier call made it.
     num_clusters
         Merge the most alike clusters until so many are left.
+    false_alarm_rate
+        Share of images of the kind seen in training that are called unlike it.
     device
         Where to compute.
     """
     with opened_run(run, device) as opened:
-        rows = opened.cluster(data, out, to_folders, num_clusters=num_clusters)
+        rows = opened.cluster(
+            data,
+            out,
+            to_folders,
+            num_clusters=num_clusters,
+            batch=batch,
+            false_alarm_rate=false_alarm_rate,
+            strict=strict,
+        )
+        evidence = opened.stability_found
     unlike = sum(row.unlike for row in rows)
     kind = "unlike the rest" if data is None else "unlike anything seen in training"
+    sizes = Counter(row.cluster for row in rows)
     output.print(
-        f"{counted(len(rows), 'image')} in {counted(len({row.cluster for row in rows}), 'cluster')}, {unlike:,} {kind}"
+        f"{counted(len(rows), 'image')} in {counted(len(sizes), 'cluster')}, {unlike:,} {kind}"
         f"{f'; written to {out}' if out else ''}{f'; one folder a cluster in {to_folders}' if to_folders else ''}",
         markup=False,
     )
+    _say_sizes(sizes, evidence if data is None else {})
     if not out and not to_folders and is_first:
-        shown = [(printable(row.path), row) for row in rows[:CLUSTERED_SHOWN]]
-        width = max(len("path"), *(len(name) for name, _ in shown))
-        sys.stdout.write(f"{'path':{width}}  cluster  distance  unlike\n")
-        for name, row in shown:
-            line = f"{name:{width}}  {row.cluster:7d}  {row.distance:8.4f}  {'unlike' if row.unlike else ''}"
-            sys.stdout.write(f"{line.rstrip()}\n")
-        if len(rows) > CLUSTERED_SHOWN:
-            elsewhere = (
-                "clusters.csv in the run's folder has them all"
-                if data is None and num_clusters is None
-                else "write them all with --out FILE.csv"
-            )
-            output.print(f"… and {len(rows) - CLUSTERED_SHOWN:,} more: {elsewhere}", markup=False)
+        _list_rows(
+            rows, "clusters.csv in the run's folder has them all" if data is None and num_clusters is None else ""
+        )
+
+
+def _say_sizes(sizes: Counter[int], evidence: Mapping[str, Any]) -> None:
+    """The largest clusters, a warning where one holds most images, and the number of clusters the images support."""
+    total = sizes.total()
+    if not total:
+        return
+    largest = sizes.most_common(8)
+    shares = ", ".join(f"{number}: {count:,}" for number, count in largest) + (", …" if len(sizes) > 8 else "")
+    output.print(f"Sizes ({shares}); the largest holds {100 * largest[0][1] / total:.0f} %.", markup=False)
+    if len(sizes) > 1 and largest[0][1] > LUMP * total:
+        output.print(
+            "One cluster holds most of the images: the others are what differs from it, not kinds.", markup=False
+        )
+    if suggested := evidence.get("suggested"):
+        found = next(one for one in evidence["by_count"] if one["num_clusters"] == suggested)
+        output.print(
+            f"The images support {suggested} clusters best: clustering parts of them again agrees with an adjusted Rand index of "
+            f"{found['adjusted_rand']:.2f}, the largest holds {100 * found['largest_share']:.0f} % "
+            f"(--num-clusters {suggested}).",
+            markup=False,
+        )
+
+
+def _list_rows(rows: Sequence[Clustered], elsewhere: str) -> None:
+    shown = [(printable(row.path), row) for row in rows[:CLUSTERED_SHOWN]]
+    width = max(len("path"), *(len(name) for name, _ in shown))
+    sys.stdout.write(f"{'path':{width}}  cluster  distance  novelty  unlike\n")
+    for name, row in shown:
+        line = f"{name:{width}}  {row.cluster:7d}  {row.distance:8.4f}  {row.novelty:7.2f}  {'unlike' if row.unlike else ''}"
+        sys.stdout.write(f"{line.rstrip()}\n")
+    if len(rows) > CLUSTERED_SHOWN:
+        where = elsewhere or "write them all with --out FILE.csv"
+        output.print(f"… and {len(rows) - CLUSTERED_SHOWN:,} more: {where}", markup=False)
 
 
 @app.command(usage="Usage: unlabeled search RUN QUERY... [OPTIONS]")
@@ -100,9 +170,12 @@ def search(
     *queries: Path,
     k: Annotated[int, Parameter(name=("--neighbors", "-k"))] = 10,
     json: Path | None = None,
+    strict: Strict = False,
     device: Device = "auto",
 ) -> None:
     """Find the training images most similar to query images.
+
+    Queries that cannot be read are named on the screen and in FILE.skipped.csv.
 
     Parameters
     ----------
@@ -122,15 +195,22 @@ def search(
     if not queries:
         raise ConfigError("search needs at least one query image: `unlabeled search RUN photo.jpg`.")
     with opened_run(run, device) as opened:
-        found = opened.search([str(query) for query in queries], k, json=json)
+        found = opened.search([str(query) for query in queries], k, json=json, strict=strict)
         folder = Path(opened.record.data)
     output.print("similarity  training image")
     for query, hits in found.items():
         output.print(printable(query), style="bold", markup=False)
+        digits = _digits([hit.similarity for hit in hits])
         for hit in hits:
             # As it opens from here; in an array or an archive there is nothing to open.
             path = folder / hit.path if (folder / hit.path).is_file() else hit.path
-            output.print(f"{hit.similarity:10.3f}  {printable(str(path))}", markup=False)
+            output.print(f"{hit.similarity:10.{digits}f}  {printable(str(path))}", markup=False)
+
+
+def _digits(similarities: Sequence[float]) -> int:
+    """Decimals that tell the similarities of one query apart: three, up to six where they are nearly equal."""
+    distinct = len(set(similarities))
+    return next((d for d in range(3, 6) if len({round(value, d) for value in similarities}) == distinct), 6)
 
 
 @app.command(usage="Usage: unlabeled report RUN [--out FILE]")

@@ -112,6 +112,12 @@ class Whitening:
         return cls(mean, components, scale, eigenvalues, float(total), bytes(note.tolist()).decode(), rectify)
 
 
+def unchanged(dims: int, *, rectify: bool = False) -> Whitening:
+    """The map that leaves features [n, dims] as they are, but for a ReLU where `rectify` asks for it."""
+    nothing = torch.empty(0)
+    return Whitening(torch.zeros(dims), torch.empty(0, dims), nothing, nothing.double(), 0.0, rectify=rectify)
+
+
 def fit(
     features: Features,
     dims: int,

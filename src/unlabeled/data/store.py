@@ -69,7 +69,9 @@ class ImageStore:
             [(image.original_height, image.original_width) for image in images], dtype=torch.int64
         )
         """int64 [N, 2]: height and width of the file, pixels."""
-        self._source, self._found, self._short_side = source, found, short_side
+        self.source = source
+        """Where the images come from."""
+        self._found, self._short_side = found, short_side
         self._pixels = pixels
         self._offsets = np.asarray([image.offset for image in images], np.int64)
         self._stored_channels = np.asarray([image.channels for image in images], np.int64)
@@ -98,7 +100,7 @@ class ImageStore:
         height, width = self.sizes[i].tolist()
         channels, offset = int(self._stored_channels[i]), int(self._offsets[i])
         if offset == NOT_KEPT:
-            again = decode_again(self._source, int(self.index_in_source[i]), self._found, self._short_side)
+            again = decode_again(self.source, int(self.index_in_source[i]), self._found, self._short_side)
             image = torch.from_numpy(again)
         else:
             image = self._pixels[offset : offset + height * width * channels].view(height, width, channels)

@@ -38,6 +38,18 @@ class Agreement:
     nmi_spread: float
     adjusted_rand: float
     adjusted_rand_spread: float
+    largest_share: float
+    """Share of the images in the largest cluster."""
+    balance: float
+    """Entropy of the cluster sizes over that of equal ones, 0 to 1: near 0 where one cluster holds nearly everything."""
+
+    @property
+    def support(self) -> float:
+        """How well the images support this number of clusters, `adjusted_rand` × `balance`.
+
+        One cluster with nearly all images comes back in every part: its agreement is high and says nothing.
+        """
+        return self.adjusted_rand * self.balance
 
 
 @dataclass(frozen=True)
@@ -50,10 +62,25 @@ class Stability:
     """Agreement at each number of clusters asked for; the last is that of the clusters as they are."""
     rounds: int
 
+    @property
+    def suggested(self) -> int:
+        """The number of clusters with the most support."""
+        return max(self.by_count, key=lambda one: one.support).num_clusters
+
     def to_json(self) -> dict[str, Any]:
         """Plain numbers; nan becomes null."""
         plain = [None if np.isnan(value) else value for value in self.per_cluster]
-        return {"per_cluster": plain, "by_count": [asdict(one) for one in self.by_count], "rounds": self.rounds}
+        by_count = [asdict(one) | {"support": one.support} for one in self.by_count]
+        return {"per_cluster": plain, "by_count": by_count, "rounds": self.rounds, "suggested": self.suggested}
+
+
+def suggested_counts(total: int) -> list[int]:
+    """Numbers of clusters to compare, below `total`: 2, 3, 4, then about a fifth more each."""
+    counts, value = [2, 3, 4], 5.0
+    while value < total:
+        counts.append(round(value))
+        value *= 1.2 if value > 12 else 1.25
+    return sorted({count for count in counts if count < total})
 
 
 def stability(
@@ -108,9 +135,10 @@ def stability(
             scores[number, -1] = _agreement(known[chosen], again.numpy())
             update(number + 1, "")
     means, spreads = scores.mean(0), scores.std(0)
+    sizes = [np.bincount(group[known]) for group in groups] + [np.bincount(known)]
     agreements = [
-        Agreement(count, float(mean[0]), float(spread[0]), float(mean[1]), float(spread[1]))
-        for count, mean, spread in zip([*smaller, total], means, spreads, strict=True)
+        Agreement(count, float(mean[0]), float(spread[0]), float(mean[1]), float(spread[1]), *_shape(size))
+        for count, mean, spread, size in zip([*smaller, total], means, spreads, sizes, strict=True)
     ]
     present = np.bincount(known, minlength=total) > 0
     return Stability(np.where(present, jaccard.mean(0), np.nan).tolist(), agreements, rounds)
@@ -128,6 +156,13 @@ def adjusted_rand(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
     expected = first * second / max(len(a) * (len(a) - 1) / 2, 1)
     most = (first + second) / 2
     return 1.0 if most == expected else (together - expected) / (most - expected)
+
+
+def _shape(sizes: NDArray[np.int64]) -> tuple[float, float]:
+    # Share of the largest cluster, and entropy of the sizes relative to equal ones.
+    shares = sizes[sizes > 0] / sizes.sum()
+    entropy = float(-(shares * np.log(shares)).sum())
+    return float(shares.max()), entropy / float(np.log(len(sizes))) if len(sizes) > 1 else 0.0
 
 
 def _agreement(a: NDArray[np.int64], b: NDArray[np.int64]) -> tuple[float, float]:

@@ -63,7 +63,7 @@ class Answers:
         self._run = run
         self._catalogue = run.catalogue
         self._names = run.names
-        self._unlike = self._catalogue.unlike
+        self._unlike = self._catalogue.unlike()
         self.order = Order(self._catalogue)
         self.pictures = Pictures(run.record, self._names)
         self.places = Places(run, self.pictures)
@@ -160,7 +160,7 @@ class Answers:
         return {
             "cluster": int(belongs.cluster[0]),
             "distance": float(belongs.distance[0]),
-            "unlike": bool(belongs.unlike[0]),
+            "unlike": bool(belongs.novelty[0] > self._catalogue.novelty.threshold()),
             "neighbours": self._similar(self.order.nearest(features[0], count)),
         }
 

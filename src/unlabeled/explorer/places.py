@@ -117,7 +117,7 @@ class Places:
         found = [*self._labels(), *colourings(statistics)]
         distance = self._catalogue.distances.double().numpy()
         found.append(Colouring("distance from the centre", distance, ends=("more typical", "less typical")))
-        unlike = self._catalogue.unlike.double().numpy()
+        unlike = self._catalogue.unlike().double().numpy()
         if unlike.any():
             found.append(Colouring("unlike the rest", unlike, ("like others", "unlike the rest")))
         return [

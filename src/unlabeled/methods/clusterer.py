@@ -57,6 +57,11 @@ class Clusterer:
     def check(self, count: int) -> None:
         """Raise ConfigError if the settings cannot cluster `count` images."""
         config = self.config
+        if config.clustering not in FINDS_K and config.num_clusters < 2 <= count:
+            raise ConfigError(
+                "num_clusters must be at least 2, got 1: one cluster is the same target for every image, from which nothing is "
+                "learned; leave it out for the recipe's."
+            )
         if config.clustering not in FINDS_K and config.num_clusters > count:
             raise ConfigError(
                 f"num_clusters ({config.num_clusters:,}) must be at most the number of images clustered ({count:,}); "

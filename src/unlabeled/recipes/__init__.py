@@ -76,6 +76,9 @@ def configure(name: str, facts: DataFacts, changes: dict[str, Any]) -> Config:
             str(changes.get("method")), name
         )
     config, changes = RECIPES[name](facts), dict(changes)
+    if "num_clusters" in changes:
+        # Who says how many clusters there are means those that are shown, too.
+        changes.setdefault("final_clusters", None)
     size = changes.get("image_size")
     if isinstance(size, int):
         # The sizes go together: one that was not named follows, in the recipe's proportion.

@@ -70,7 +70,16 @@ ALWAYS = (
     *("image_size", "store_size", "resize", "crop", "flip"),
     *("brightness", "contrast", "saturation", "hue", "grey", "blur"),
     # What makes the clusters of a finished run and describes its features, whatever trained it.
-    *("num_clusters", "pca_dims", "whiten", "normalize_rows", "kmeans_iterations", "subset", "temperature"),
+    *(
+        "num_clusters",
+        "final_clusters",
+        "pca_dims",
+        "whiten",
+        "normalize_rows",
+        "kmeans_iterations",
+        "subset",
+        "temperature",
+    ),
     *("epochs", "batch_size", "accumulate", "lr", "momentum", "weight_decay"),
     *("head_lr", "head_momentum", "schedule", "warmup"),
     *("precision", "compile", "save_minutes", "snapshot_every", "keep_checkpoints"),

@@ -43,8 +43,9 @@ def default(facts: DataFacts) -> Config:
 def small_images(facts: DataFacts) -> Config:
     """DeepCluster for pictures of CIFAR's size, about 32 pixels.
 
-    At least 100 clusters where the data allow (with k = 10 on CIFAR-10 the clusters stay unrelated to the classes: spec,
-    trap 17), a backbone for small maps, the colour augmentation of Instance Discrimination with less severe crops. On a CPU
+    At least 100 clusters in training where the data allow (with k = 10 on CIFAR-10 the clusters stay unrelated to the
+    classes: spec, trap 17), and in the finished run one for every thirty images, ten or more;
+    a backbone for small maps, the colour augmentation of Instance Discrimination with less severe crops. On a CPU
     five convolutions, on a GPU the ResNet-18 of Wu et al. with its 3 x 3 stem. The head learns twenty times faster than the
     body: in the few hundred steps it lives for on a small set, the papers' rate would leave it near its random beginning
     (LOG.md, 2026-11-20).
@@ -59,6 +60,7 @@ def small_images(facts: DataFacts) -> Config:
         store_size=40,
         resize=32,
         num_clusters=clusters_for(facts.count, least=100),
+        final_clusters=clusters_for(facts.count, least=10),
         reassign_every=epochs_per_assignment(facts.count, 128),
         epochs=epochs_for(facts),
         batch_size=batch_for(facts.count, 128),

@@ -8,7 +8,7 @@ from unlabeled.config import DataFacts
 def clusters_for(count: int, least: int = 20) -> int:
     """More clusters than kinds of things, and enough images in each: one for every thirty images, `least` to 1,000."""
     # Of very few images, `least` clusters would hold one or two each.
-    return max(1, min(least, count // 3), min(1000, count // 30))
+    return 1 if count < 2 else max(2, min(least, count // 3), min(1000, count // 30))
 
 
 def epochs_for(facts: DataFacts) -> int:
