@@ -113,7 +113,16 @@ def test_no_choice_is_spelt_out_twice():
 
 def test_public_names_are_sorted_and_exact():
     assert unlabeled.__all__ == sorted(unlabeled.__all__)
-    assert set(unlabeled.__all__) == {"__version__", "check", "demo", "import_weights", "load", "resume", "train"}
+    assert set(unlabeled.__all__) == {
+        "__version__",
+        "cache",
+        "check",
+        "demo",
+        "import_weights",
+        "load",
+        "resume",
+        "train",
+    }
     assert all(getattr(unlabeled, name) for name in unlabeled.__all__)
 
 

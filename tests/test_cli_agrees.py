@@ -20,6 +20,7 @@ from unlabeled.protocols import options_of as options_of_protocol
 from unlabeled.run import Run
 
 VERBS: dict[str, Callable[..., Any]] = {
+    "cache": unlabeled.cache,
     "check": unlabeled.check,
     "demo": unlabeled.demo,
     "import": unlabeled.import_weights,

@@ -17,6 +17,7 @@ from unlabeled.data.reading import Alpha, Frames, ReadOptions
 from unlabeled.runfolder import IfExists, RunFolder, find, require_writable, reserve, write_json
 
 if TYPE_CHECKING:
+    from unlabeled.data.cache import Cache
     from unlabeled.data.doctor import Doctor
     from unlabeled.data.in_memory import Images
     from unlabeled.run import Run
@@ -95,6 +96,7 @@ def resume(run: str | Path, *, device: str = "auto") -> Run:
         folder = find(run)
         if is_main():
             folder.hold()
+            folder.sweep()
         if not folder.checkpoints.is_dir():
             progress.say("There is no checkpoint yet: the training begins anew.")
         try:
@@ -180,6 +182,47 @@ def check(data: Images, *, json: str | Path | None = None, frames: Frames = "fir
         found = doctor.check(source, progress=lambda done, _total: update(done, ""))
     if json:
         write_json(json, findings.to_json(found))
+    return found
+
+
+def cache(
+    cache: str | Path | None = None,
+    *,
+    clear: bool = False,
+    older_than: float | None = None,
+    down_to: str | None = None,
+    json: str | Path | None = None,
+) -> Cache:
+    """What the folder of decoded images holds, after removing some of it where asked. The verb is `unlabeled cache`.
+
+    `UNLABELED_CACHE_LIMIT` (such as 50GB) bounds its size: the sizes of images that were used longest ago go first.
+
+    Args:
+        cache: the folder; the user's cache folder where not given.
+        clear: remove everything.
+        older_than: remove what was not used for so many days.
+        down_to: remove what was used longest ago until this size is left, such as 10GB.
+        json: file to write the result to.
+
+    Raises:
+        ConfigError: a size that is none, or no cache folder because there is no home folder.
+        DataError: the folder cannot be listed or a file cannot be removed.
+        RunError: `json` cannot be written.
+    """
+    from unlabeled.data import cache as folders
+    from unlabeled.errors import ConfigError
+    from unlabeled.images import default_cache
+
+    place = Path(cache).expanduser() if cache else default_cache()
+    if place is None:
+        raise ConfigError("there is no cache folder, because there is no home folder: name one with --cache.")
+    if clear or older_than is not None or down_to is not None:
+        limit = None if down_to is None else folders.parse_size(down_to, "down_to")
+        removed = folders.clear(place, older_than=older_than, down_to=limit)
+        progress.say(f"Removed {progress.size(sum(one.bytes for one in removed))} from {place}.")
+    found = folders.look(place)
+    if json:
+        write_json(require_writable(Path(json).expanduser()), found.to_json())
     return found
 
 

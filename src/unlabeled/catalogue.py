@@ -7,6 +7,7 @@ Shapes: N images of the run, M queries, D feature dimensions, K clusters.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -156,6 +157,9 @@ class Catalogue:
             RunError: the run has not finished, or the file is damaged.
         """
         if not path.is_file():
+            failure = path.parent / "failure.json"
+            if failure.is_file():
+                raise RunError(f"{path.parent} has no features: {_reason(failure)}")
             raise RunError(
                 f"{path.parent} has no features yet: its training has not ended; run `unlabeled resume {typed(path.parent)}`."
             )
@@ -178,6 +182,13 @@ class Catalogue:
             raise RunError(
                 f"{path} is damaged ({error}); delete it and run `unlabeled resume {typed(path.parent)}`, which makes it again."
             ) from None
+
+
+def _reason(failure: Path) -> str:
+    try:
+        return str(json.loads(failure.read_text())["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its training broke down; train again with a lower --lr."
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

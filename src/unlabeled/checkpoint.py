@@ -24,7 +24,9 @@ from unlabeled.errors import RunError
 from unlabeled.runfolder import make_readable
 
 SUFFIX = ".safetensors"
-FORMAT = "1"
+FORMAT = "2"
+"""The checksum covers the header too; in format 1, still read, only the tensors."""
+_FIELDS = ("epoch", "step", "extra")
 
 
 @dataclass
@@ -55,13 +57,8 @@ def save(
     """
     # A clone where storage is shared or strided: safetensors stores plain, separate arrays.
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
-    header = {
-        "format": FORMAT,
-        "epoch": str(epoch),
-        "step": str(step),
-        "checksum": str(_checksum(plain)),
-        "extra": json.dumps(dict(extra)),
-    }
+    header = {"format": FORMAT, "epoch": str(epoch), "step": str(step), "extra": json.dumps(dict(extra))}
+    header["checksum"] = str(_checksum(plain, header))
     path = folder / f"epoch-{epoch:05d}-step-{step:07d}{SUFFIX}"
     partial = folder / f".{path.name}.{os.getpid()}.partial"
     try:
@@ -116,16 +113,24 @@ def read(path: Path) -> Checkpoint:
         RunError: the file is cut short, altered, or of another format.
     """
     try:
+        if not path.is_file():
+            raise RunError(f"{path.name} is no file.")  # a pipe would be waited for
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise RunError(f"{path.name} cannot be read: {error}.") from None
-    if header.get("format") != FORMAT:
-        raise RunError(f"{path.name} has checkpoint format {header.get('format')}, this version reads {FORMAT}.")
-    if header.get("checksum") != str(_checksum(tensors)):
+    if header.get("format") not in ("1", FORMAT):
+        raise RunError(f"{path.name} has checkpoint format {header.get('format')}, this version reads 1 and {FORMAT}.")
+    if header.get("checksum") != str(_checksum(tensors, header)):
         raise RunError(f"{path.name} does not match its checksum.")
-    return Checkpoint(int(header["epoch"]), int(header["step"]), tensors, path, json.loads(header["extra"]))
+    try:
+        epoch, step, extra = int(header["epoch"]), int(header["step"]), json.loads(header["extra"])
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise RunError(f"{path.name} has a damaged header ({type(error).__name__}).") from None
+    if epoch < 0 or step < 0 or not isinstance(extra, dict):
+        raise RunError(f"{path.name} has a damaged header (epoch {epoch}, step {step}).")
+    return Checkpoint(epoch, step, tensors, path, extra)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -133,8 +138,12 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"epoch-*{SUFFIX}"))
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor]) -> int:
+def _checksum(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> int:
     value = 0
+    if header.get("format") != "1":
+        # Set apart by lengths, so that no character can move from one field to the next.
+        told = [header.get(name, "") for name in ("format", *_FIELDS)]
+        value = zlib.crc32("".join(f"{len(text)}:{text}" for text in told).encode(errors="surrogateescape"))
     for name in sorted(tensors):
         tensor = tensors[name]
         value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)

@@ -327,14 +327,21 @@ class Config(BaseModel):
             raise ConfigError(
                 f"no configuration at {path}; give the folder that `unlabeled train --out` wrote."
             ) from None
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} is not readable as JSON ({error}).") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{path} is not readable as JSON ({str(error)[:200]}).") from None
         if not isinstance(values, dict):
             raise ConfigError(f"{path} must hold one JSON object, got {type(values).__name__}.")
         for name in values:
             if name not in Config.model_fields:
                 raise ConfigError(f"{path}: {unknown_name('setting', name, Config.model_fields)}")
         return _validated(values, where=f"{path}: ")
+
+
+def _short(value: Any, *, plain: bool = False, most: int = 200) -> str:
+    """A value as it stands in an error, cut where it is very long."""
+    # The first items are enough: a damaged file may hold millions.
+    text = value if plain else repr(value[:20] if isinstance(value, (tuple, list, str)) else value)
+    return text if len(text) <= most else f"{text[:most]} …"
 
 
 def _validated(values: dict[str, Any], where: str = "") -> Config:
@@ -345,7 +352,7 @@ def _validated(values: dict[str, Any], where: str = "") -> Config:
     except ValidationError as error:
         problem = error.errors()[0]
         name = ".".join(str(part) for part in problem["loc"][:1])
-        message = problem["msg"].removeprefix("Value error, ")
+        message = _short(problem["msg"].removeprefix("Value error, "), plain=True, most=500)
         if not name:
             raise ConfigError(f"{where}{message}.") from None
         wanted = message.lower().replace("input should", "must")
@@ -353,5 +360,6 @@ def _validated(values: dict[str, Any], where: str = "") -> Config:
             wanted = wanted.replace(there, ours)
         one = f"each of its numbers {wanted}, got {problem['input']!r}" if len(problem["loc"]) > 1 else f"it {wanted}"
         raise ConfigError(
-            f"{where}{name} = {values[name]!r} does not fit: {one}; give such a value, or leave it out for the recipe's."
+            f"{where}{name} = {_short(values[name])} does not fit: {_short(one, plain=True)}; give such a value, or leave it out "
+            "for the recipe's."
         ) from None

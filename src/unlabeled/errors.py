@@ -32,6 +32,10 @@ class RunError(UnlabeledError):
     """A run folder is missing, damaged, in the way, or cannot be written."""
 
 
+class DivergedError(RunError):
+    """Training gave numbers that are none: the loss, the weights or the features are not finite."""
+
+
 class MissingExtraError(UnlabeledError):
     """An optional dependency is not installed."""
 

@@ -242,6 +242,23 @@ def make_loader(store: ImageStore, config: Config, device: torch.device) -> Load
     return Loader(store, Views.from_config(config, store.is_colour), device=device, seed=config.seed)
 
 
+def same_contents(store: ImageStore, kept: bytes, run: Path) -> None:
+    """Refuse to go on with other pictures under the same names; `kept`: `ImageStore.contents` when the run began.
+
+    Raises:
+        DataError: the content of images changed.
+    """
+    if not kept or kept == store.contents or len(kept) != len(store.contents):
+        return
+    before, now = (np.frombuffer(part, np.uint64) for part in (kept, store.contents))
+    changed = np.flatnonzero(before != now)
+    shown = ", ".join(store.names[i] for i in changed[:3]) + (", …" if len(changed) > 3 else "")
+    raise DataError(
+        f"{progress.counted(len(changed), 'image')} of {store.source.path} changed since the run {run} began ({shown}); put them "
+        "back as they were to resume, or train a new run with another --out."
+    )
+
+
 def same_images(store: ImageStore, record: DataRecord, run: Path) -> None:
     """Refuse to go on where an index would no longer mean the same image.
 

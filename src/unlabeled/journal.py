@@ -36,7 +36,7 @@ class Journal:
         self._file: TextIO | None = None
         self._mirror = _open_mirror(tensorboard, epochs_done + 1) if tensorboard and is_main() else None
         found = read(path) if path.exists() else []
-        self._records = [record for record in found if record.get("epoch", 0) <= epochs_done]
+        self._records = [record for record in found if _epoch(record) <= epochs_done]
         if is_main():
             # Replaced as a whole: a kill in the middle leaves the old journal, which can be cut again.
             draft = path.with_name(path.name + ".tmp")
@@ -101,6 +101,38 @@ def read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+NUMBERS = ("epoch", "loss", "lr", "seconds", "images_per_second")
+TEXTS = ("status", "verdict")
+"""What every record of an epoch has."""
+
+
+def epochs(path: Path) -> list[dict[str, Any]]:
+    """The records of a run's epochs, each with everything a record of an epoch has.
+
+    Raises:
+        RunError: the file is missing, a line is damaged or lacks something.
+    """
+    records = read(path)
+    for number, record in enumerate(records, start=1):
+        wrong = [name for name in NUMBERS if not isinstance(record.get(name), (int, float))]
+        wrong += [name for name in TEXTS if not isinstance(record.get(name), str)]
+        texts = [
+            name for name, value in record.items() if name not in TEXTS and (value is None or isinstance(value, str))
+        ]
+        if wrong or texts:
+            raise RunError(
+                f"line {number} of {path} is damaged ({', '.join([*wrong, *texts])} missing or of another type); remove that line, "
+                "or put the file back from a copy."
+            )
+    return records
+
+
+def _epoch(record: Mapping[str, Any]) -> float:
+    # A record without a whole number is of no epoch that is kept.
+    epoch = record.get("epoch", 0)
+    return epoch if isinstance(epoch, int) else math.inf
+
+
 @contextmanager
 def _in_words(path: Path) -> Generator[None]:
     try:
@@ -116,7 +148,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     # None for what is not a JSON object.
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return {str(name): _revived(value) for name, value in record.items()} if isinstance(record, dict) else None
 

@@ -70,10 +70,9 @@ def overview(run: Run, store: ImageStore) -> Overview:
     catalogue = run.catalogue
     rows = even_sample(len(store))
     unit = catalogue.features[torch.from_numpy(rows)].float()
-    source = _source(run)
+    source = store.source
     statistics = described(measured(run.folder.statistics, store)[rows], store.is_colour)
-    if source is not None:
-        statistics += of_files([store.names[i] for i in rows], source, store.index_in_source[rows])
+    statistics += of_files([store.names[i] for i in rows], source, store.index_in_source[rows])
     thumbnails: list[NDArray[np.uint8]] = []
     cells: list[NDArray[np.float32]] = []
     blank: list[bool] = []
@@ -184,15 +183,8 @@ def _images(store: ImageStore) -> str:
     return words.hexdigest()
 
 
-def _source(run: Run) -> Source | None:
-    try:
-        return run.record.source()
-    except DataError:
-        return None
-
-
-def _labels(run: Run, store: ImageStore, source: Source | None, rows: NDArray[np.int64]) -> list[Colouring]:
-    if source is None or run.record.labels is None:
+def _labels(run: Run, store: ImageStore, source: Source, rows: NDArray[np.int64]) -> list[Colouring]:
+    if run.record.labels is None:
         return []
     try:
         found = read_labels(source, run.record.labels)

@@ -42,7 +42,7 @@ from unlabeled.embedding import Embedding, writer
 from unlabeled.errors import ConfigError, DataError, RunError, UnreadableError, typed, unknown_name
 from unlabeled.features import embed
 from unlabeled.images import DataRecord, make_loader, same_images
-from unlabeled.journal import read as read_journal
+from unlabeled.journal import epochs
 from unlabeled.methods import build_method, build_network
 from unlabeled.methods.base import Method
 from unlabeled.models import Backbone
@@ -174,7 +174,7 @@ class Run:
     @property
     def history(self) -> list[dict[str, Any]]:
         """The journal: one record an epoch."""
-        return read_journal(self.folder.journal)
+        return epochs(self.folder.journal)
 
     @property
     def clustered_epochs(self) -> list[int]:
@@ -195,12 +195,15 @@ class Run:
     @property
     def stability_found(self) -> dict[str, Any]:
         """How stable the clusters are and which number of them the images support; empty for a run without it."""
-        return self.folder.read_json(self.folder.stability) if self.folder.stability.is_file() else {}
+        return self.folder.read_object(self.folder.stability) if self.folder.stability.is_file() else {}
 
     @property
     def scores(self) -> dict[str, dict[str, Any]]:
         """Results of earlier `evaluate` calls on this run, by protocol."""
-        return self.folder.read_json(self.folder.scores) if self.folder.scores.is_file() else {}
+        if not self.folder.scores.is_file():
+            return {}
+        found = self.folder.read_object(self.folder.scores)
+        return {name: value for name, value in found.items() if isinstance(value, dict)}
 
     def features_of(
         self,
@@ -459,7 +462,7 @@ class Run:
     @property
     def origin(self) -> dict[str, Any]:
         """Where imported weights came from (kind, file, sha256 and so on); empty for a run that was trained."""
-        return self.folder.read_json(self.folder.imported) if self.folder.imported.is_file() else {}
+        return self.folder.read_object(self.folder.imported) if self.folder.imported.is_file() else {}
 
     def export(self, format: str, out: str | Path, *, license: str = "other") -> Exported:
         """Write the backbone for other programs; see `unlabeled.weights.export` and docs/weights.md.

@@ -18,7 +18,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
+
+from safetensors import SafetensorError
 
 from unlabeled.errors import RunError, typed
 
@@ -52,6 +54,11 @@ def replacing(path: Path) -> Generator[Path]:
     except OSError as error:
         raise RunError(
             f"cannot write {path} ({error.strerror or error}); free some space, make the folder writable or choose another place."
+        ) from None
+    except SafetensorError as error:
+        # What safetensors says when the system refuses a write.
+        raise RunError(
+            f"cannot write {path} ({error}); free some space, make the folder writable or choose another place."
         ) from None
     finally:
         with suppress(OSError):
@@ -243,6 +250,16 @@ class RunFolder:
         return self.path / "evaluation"
 
     @property
+    def contents(self) -> Path:
+        """A few bytes of a digest of each image's content, so that a changed image is noticed."""
+        return self.path / "contents.bin"
+
+    @property
+    def failure(self) -> Path:
+        """Why training broke down, one sentence; only where it did."""
+        return self.path / "failure.json"
+
+    @property
     def notes(self) -> Path:
         """What was left out, replaced or clipped while the images were read, counted."""
         return self.path / "notes.json"
@@ -324,7 +341,16 @@ class RunFolder:
         """
         # The configuration first: without it nobody takes the rest for a run.
         files = (self.config, self.data, self.environment, self.journal, self.start, self.features, self.imported)
-        tables = (self.clusters, self.scores, self.skipped, self.notes, self.report, self.stability)
+        tables = (
+            self.clusters,
+            self.scores,
+            self.skipped,
+            self.notes,
+            self.contents,
+            self.failure,
+            self.report,
+            self.stability,
+        )
         seen = (self.projection, self.statistics, self.inside)
         try:
             for file in (*files, *tables, *seen, *self.path.glob("comparison.*")):
@@ -334,6 +360,26 @@ class RunFolder:
                     shutil.rmtree(folder)
         except OSError as error:
             raise RunError(f"cannot remove the earlier run in {self.path} ({error}); choose another --out.") from None
+
+    def read_object(self, path: Path, *keys: str) -> dict[str, Any]:
+        """Read back a JSON object with these keys.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        found = self.read_json(path)
+        if not isinstance(found, dict) or any(key not in found for key in keys):
+            raise RunError(
+                f"{path} is damaged (a JSON object{f' with {chr(44).join(keys)}' if keys else ''} is wanted); put it back from a "
+                "copy, or train again with `--if-exists replace`."
+            )
+        return cast("dict[str, Any]", found)
+
+    def sweep(self) -> None:
+        """Remove what commands that were killed while writing left; only one command trains here, and it is the caller."""
+        for partial in self.path.glob(".*.partial"):
+            with suppress(OSError):
+                partial.unlink()
 
     def read_json(self, path: Path) -> Any:
         """Read JSON back.
@@ -345,9 +391,9 @@ class RunFolder:
             return json.loads(path.read_text())
         except FileNotFoundError:
             raise RunError(f"{path} is missing: {self.path} is not a complete run; train it first.") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(
-                f"{path} is damaged ({error}); put it back from a copy, or train again with `--if-exists replace`."
+                f"{path} is damaged ({str(error)[:200]}); put it back from a copy, or train again with `--if-exists replace`."
             ) from None
 
 
@@ -388,7 +434,7 @@ def find(path: Path | str) -> RunFolder:
     Raises:
         RunError: there is none.
     """
-    run = RunFolder(Path(path))
+    run = RunFolder(Path(path).expanduser())
     if run.path.is_file():
         raise RunError(f"{path} is a file, and a run is a folder: give the folder that `unlabeled train --out` wrote.")
     if not run.path.is_dir():

@@ -5,6 +5,7 @@ Runs on every rank; only the first writes files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,10 +26,20 @@ from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import barrier, is_main, shard, world_size
-from unlabeled.errors import Interrupted, MissingExtraError, RunError, typed
+from unlabeled.errors import DivergedError, Interrupted, MissingExtraError, RunError, typed
 from unlabeled.evaluation.stability import stability, suggested_counts
 from unlabeled.features import embed
-from unlabeled.images import DataRecord, default_cache, make_loader, place_of, probe, resolved, same_images
+from unlabeled.images import (
+    DataRecord,
+    default_cache,
+    make_loader,
+    place_of,
+    probe,
+    resolved,
+    same_contents,
+    same_images,
+)
+from unlabeled.journal import epochs
 from unlabeled.methods import build_method
 from unlabeled.models import Backbone
 from unlabeled.models.data_init import start_from_data
@@ -126,6 +137,8 @@ def begin(
             run.tensorboard.mkdir()
         write_csv(run.skipped, ("file", "reason"), sorted([*source.skipped, *store.skipped]))
         write_json(run.notes, notes.to_json())
+        with replacing(run.contents) as partial:
+            partial.write_bytes(store.contents)
         write_json(run.environment, environment(device, world_size()))
         write_json(run.data, asdict(DataRecord.of(store, place_of(data), labels, config.store_size, folder, batch)))
         write_text(run.config, config.model_dump_json(indent=2) + "\n")
@@ -165,9 +178,13 @@ def reopen(run: RunFolder) -> tuple[ImageStore, Config, torch.Tensor | None]:
         raise RunError(
             f"{run.path} was imported, so there is no training to resume; use it as it is (embed, evaluate, search, export)."
         )
+    if run.journal.is_file():
+        epochs(run.journal)  # complains of damage before anything is read or trained
     source = record.source()
     store = record.open(source)
     same_images(store, record, run.path)
+    if run.contents.is_file():
+        same_contents(store, run.contents.read_bytes(), run.path)
     return store, config, training_labels(source, store, record.labels) if record.labels else None
 
 
@@ -226,14 +243,24 @@ def execute(
     try:
         with stop_on_signals() as stop:
             train(method, loader, config, run, evaluators, stop=stop)
+            if is_main():
+                run.failure.unlink(missing_ok=True)
             kept, stop.at_once = "the whole training is kept, its features, clusters and report are not made yet", True
             if stop.asked():
                 raise KeyboardInterrupt  # the signal came as the last epoch was being saved
+            if run.features.is_file() and not run.clusters.is_file() and is_main():
+                progress.say(f"{run.clusters} is missing and is made again from {run.features.name}.")
+                made = catalogue.Catalogue.load(run.features)
+                _write_table(run, store.names, made)
             if not run.features.is_file():
                 take_stock(run, method.backbone, loader, config, DataRecord.read(run).batch)
             kept = "training, features and clusters are kept, the report is not written yet"
             if report and is_main():
                 Run(run.path, device).report(store=store)
+    except DivergedError as error:
+        if is_main():
+            write_json(run.failure, {"reason": diverged(error, config, run)})
+        raise RunError(diverged(error, config, run)) from None
     except Interrupted:
         raise Interrupted(f"Stopped and saved; continue with `unlabeled resume {typed(run.path)}`.") from None
     except KeyboardInterrupt:
@@ -265,6 +292,8 @@ def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Confi
     progress.say("Clustering the features.")
     batch = catalogue.batch_of(loader.store.source, loader.store, batches) if batches else None
     own = None if batch is None else batch[shard(len(batch))]
+    if not bool(rows.isfinite().all()):
+        raise DivergedError("the features of the finished network are not numbers")
     made = catalogue.build(rows, config, own, sorted(set(batch or ())))
     if len(made.features) <= STABILITY_IMAGES:
         progress.say("How stable are the clusters? Clustering parts of the images again.")
@@ -274,9 +303,28 @@ def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Confi
             write_json(run.stability, found.to_json())
     if is_main():
         names = loader.store.names
-        write_clusters(run.clusters, clustered(names, made.clusters, made.distances, made.unlike(), made.scores))
+        _write_table(run, names, made)
         # Last: a run that has its features has all of this, and `resume` does not make it again.
         made.save(run.features)
+
+
+def _write_table(run: RunFolder, names: Sequence[str], made: catalogue.Catalogue) -> None:
+    write_clusters(run.clusters, clustered(names, made.clusters, made.distances, made.unlike(), made.scores))
+
+
+def diverged(error: DivergedError, config: Config, run: RunFolder) -> str:
+    """Why training cannot go on, with the settings it had and what is left of it."""
+    rates = f"lr = {config.lr:g}" + (f", head_lr = {config.head_lr:g}" if config.head_lr else "")
+    kept = (
+        "nothing was saved before that"
+        if not any(run.checkpoints.glob("epoch-*"))
+        else ("the checkpoints before that are kept, and resuming would go the same way")
+    )
+    lower = f"--lr {config.lr / 10:g}" if config.lr <= 1 else "--lr 0.05"
+    return (
+        f"training broke down: {error} ({rates}); {kept}. Train again with a lower learning rate, for example "
+        f"`{lower} --if-exists replace`, or with `--precision float32`."
+    )
 
 
 def take_in(

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run at the next safe point, saved; a second Ctrl-C ends it at once."""
+"""Ctrl-C, SIGTERM and SIGHUP (the terminal was closed) end a run at the next safe point, saved; a second Ctrl-C ends it at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import torch
 
 from unlabeled import progress
 from unlabeled.distributed import all_reduce_max, is_distributed
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What asks a run to stop; not every system has all of them."""
 
 
 class Stop:
@@ -40,7 +43,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Generator[Stop]:
-    """Inside, the first SIGINT or SIGTERM only sets the flag, unless `Stop.at_once`; handlers found before are put back after."""
+    """Inside, the first of `SIGNALS` only sets the flag, unless `Stop.at_once`; handlers found before are put back after."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -52,7 +55,7 @@ def stop_on_signals() -> Generator[Stop]:
         stop.signal = number
         progress.say("Stopping after this step, then saving; press Ctrl-C again to stop at once.")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield stop
     finally:

@@ -88,7 +88,10 @@ def facts(run: Run, store: ImageStore) -> ReportFacts:
 
 def run_facts(run: Run, store: ImageStore, epochs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The facts of a run in sections."""
-    config, environment = run.config, run.folder.read_json(run.folder.environment)
+    config, environment = (
+        run.config,
+        run.folder.read_object(run.folder.environment, "processes", "device", "python", "packages"),
+    )
     seconds = sum(record["seconds"] for record in epochs)
     height, width = store.original_sizes.median(0).values.tolist()
     low, high = store.value_range.low, store.value_range.high

@@ -23,8 +23,8 @@ from unlabeled import assignments, checkpoint, health, progress
 from unlabeled.config import Config
 from unlabeled.data.loading import Loader
 from unlabeled.device import autocast, resolve_precision
-from unlabeled.distributed import all_reduce_sum, barrier, is_distributed, is_main, rank, world_size
-from unlabeled.errors import Interrupted, RunError
+from unlabeled.distributed import all_reduce_max, all_reduce_sum, barrier, is_distributed, is_main, rank, world_size
+from unlabeled.errors import DivergedError, Interrupted, RunError
 from unlabeled.features import embed
 from unlabeled.journal import Journal
 from unlabeled.methods.base import Embed, Method
@@ -61,10 +61,11 @@ def train(
     def features(index: torch.Tensor | None = None) -> torch.Tensor:
         size = 2 * config.batch_size
         try:
-            return embed(method.backbone, loader, index, dtype=dtype, batch_size=size, stop=stop.asked_alone)
+            found = embed(method.backbone, loader, index, dtype=dtype, batch_size=size, stop=stop.asked_alone)
         except Interrupted:
             saver.save(meter)
             raise
+        return require_finite(found, meter.epoch)
 
     # Records of epochs that are not in the checkpoint are cut off and will be written again.
     with Journal(run.journal, meter.epoch, tensorboard=run.events) as journal:
@@ -95,6 +96,14 @@ def train(
             saver.save_if_due(meter, stop)
     saver.save(meter)
     return journal.records
+
+
+def require_finite(features: torch.Tensor, epoch: int) -> torch.Tensor:
+    """The features themselves. Raises DivergedError, on every rank alike, if any is NaN or infinite."""
+    broken = torch.tensor([float(not features.isfinite().all())])
+    if bool(all_reduce_max(broken).item()):
+        raise DivergedError(f"the features became NaN or infinite in epoch {epoch + 1}")
+    return features
 
 
 def global_batch(config: Config) -> int:
@@ -198,10 +207,7 @@ class Meter:
         """Sum of the losses of the steps so far, mean over ranks."""
         total = all_reduce_sum(torch.as_tensor(self.loss_sum, dtype=torch.float64).clone())
         if not math.isfinite(total):
-            raise RunError(
-                f"the loss became {float(total)} in epoch {self.epoch + 1}, and it must stay finite: resume with a lower learning "
-                "rate, for example half of it, or with `--precision float32`; the last checkpoint is intact."
-            )
+            raise DivergedError(f"the loss became {float(total)} in epoch {self.epoch + 1}, and it must stay finite")
         return float(total) / world_size()
 
     def mean_loss(self) -> float:
@@ -294,12 +300,23 @@ class Saver:
         barrier()
 
     def _write(self, folder: Path, meter: Meter) -> None:
-        loss_sum = meter.total_loss()  # refuses to store weights that are no longer numbers
+        loss_sum = meter.total_loss()  # refuses to store what is no longer a number
+        if not all(bool(parameter.isfinite().all()) for parameter in self.method.parameters()):
+            raise DivergedError(f"weights became infinite or NaN in epoch {meter.epoch + 1}")
         if is_main():
+            self._require_run()
             tensors = {f"method.{name}": value for name, value in self.method.state_dict().items()}
             tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.state_tensors().items()}
             extra = {"images": meter.images, "loss_sum": loss_sum, "elapsed": meter.seconds(), "batch": meter.batch}
             checkpoint.save(folder, meter.epoch, meter.step, tensors, keep=self.config.keep_checkpoints, extra=extra)
+
+    def _require_run(self) -> None:
+        """Raise RunError where the folder of the run is no longer what it was: what is written there would be lost."""
+        if not self.run.config.is_file():
+            raise RunError(
+                f"{self.run.path} was moved, renamed or removed while it was trained (its {self.run.config.name} is gone): put it "
+                f"back, or go to where it is now, and run `unlabeled resume` on it; what was saved before is there."
+            )
 
     def save_if_due(self, meter: Meter, stop: Stop) -> None:
         """Save when enough time has passed, or when asked to stop, and then stop."""

@@ -150,6 +150,47 @@ def train(
     _say_done(run)
 
 
+@app.command(usage="Usage: unlabeled cache [OPTIONS]")
+def cache(
+    *,
+    cache: Path | None = None,
+    clear: Annotated[bool, Parameter(negative=())] = False,
+    older_than: float | None = None,
+    down_to: str | None = None,
+    json: Path | None = None,
+) -> None:
+    """Show the folder of decoded images, and remove some of it or all. Runs are not harmed: images are decoded again.
+
+    The environment variable UNLABELED_CACHE_LIMIT (such as 50GB) bounds its size.
+
+    Parameters
+    ----------
+    cache
+        The folder [default: the user's cache folder].
+    clear
+        Remove everything.
+    older_than
+        Remove what was not used for so many days.
+    down_to
+        Remove what was used longest ago until this size is left, such as 10GB.
+    json
+        File to write the result to.
+    """
+    from datetime import datetime
+
+    from unlabeled import api
+    from unlabeled.progress import counted, size
+
+    found = api.cache(cache, clear=clear, older_than=older_than, down_to=down_to, json=json)
+    output.print(f"{found.folder}: {size(found.bytes)}", markup=False)
+    for one in found.sizes:
+        used = datetime.fromtimestamp(one.last_used).strftime("%Y-%m-%d")
+        output.print(
+            f"  {one.short_side:5d} px  {size(one.bytes):>10}  {counted(one.images, 'image')}, last used {used}",
+            markup=False,
+        )
+
+
 @app.command(usage="Usage: unlabeled resume RUN [OPTIONS]")
 def resume(run: Path, *, device: Device = "auto") -> None:
     """Continue a run exactly where it was stopped or killed, and finish it.

@@ -56,6 +56,8 @@ class Found:
     """What was mapped to 0..255, where images are not 8-bit."""
     ranges: dict[str, ValueRange] = field(default_factory=dict[str, ValueRange])
     """The same for every pixel type that is not 8-bit."""
+    contents: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    """Digest of the content of each image by position in the source."""
     notes: Notes = field(default_factory=Notes)
     """What was replaced, clipped or ignored in the pixels."""
 
@@ -110,7 +112,7 @@ class _Fill:
         self.found = Found()
         self._source, self._log, self._settings = source, log, settings
         self._progress, self._full = progress, full
-        self._contents: dict[int, bytes] = {}
+        self._contents = self.found.contents
         self._begun = time.monotonic()
         self._done = self._decoded = self._stored = self._stored_bytes = self._unflushed = 0
 

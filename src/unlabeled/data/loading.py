@@ -64,6 +64,9 @@ class Loader:
         self._prefetch = (2 if has_threads else 0) if prefetch is None else prefetch
         self._pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="crop") if has_threads else None
         self._resident = self._resident_images(device_budget_bytes)
+        # The route depends on the images alone, never on how many of them a cache has room for: routes round differently.
+        largest = max(*store.sizes[0].tolist(), views.image_size)
+        self._in_batches = not self._on_gpu and store.has_one_size and largest <= SMALL_SIDE
 
     def train_batches(
         self, order: torch.Tensor, epoch: int, batch_size: int, start_step: int = 0
@@ -120,10 +123,19 @@ class Loader:
         """Do now what the CPU has to do, perhaps in another thread; return what is left for the caller's."""
         if self._resident is not None:
             return lambda: self._finish(index, self._cut_resident(index, parameters), parameters)
+        if self._in_batches:
+            images = torch.stack(self._pixels(index.tolist()))
+            return lambda: self._finish(index, crop_device(images, parameters, self.views.image_size), parameters)
         views = crop_cpu(self.store, index, parameters, self.views.image_size, self._pool)
         if self._on_gpu:
             index, views = index.pin_memory(), views.pin_memory()
         return lambda: self._finish(index, views.to(self.device, non_blocking=True), parameters)
+
+    def _pixels(self, images: list[int]) -> list[torch.Tensor]:
+        """Pixels of some images, decoded again by several threads where the store has no room for them."""
+        if self._pool is None:
+            return [self.store.pixels(i) for i in images]
+        return list(self._pool.map(self.store.pixels, images))
 
     def _cut_resident(self, index: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         assert self._resident is not None

@@ -152,8 +152,10 @@ class MemoryLog:
 class DiskLog:
     """Pixels in a folder that outlives the process; use it inside `disk_log`, which holds the lock."""
 
-    def __init__(self, folder: Path, writable: bool) -> None:
+    def __init__(self, folder: Path, writable: bool, limit: int | None = None) -> None:
+        """limit: bytes of pixels this folder may hold; the disk is the limit where not given."""
         self._folder = folder
+        self._limit = limit
         self._pixels_path = folder / "pixels.bin"
         self._seal_path = folder / "sealed.json"
         self._writable = writable
@@ -190,7 +192,8 @@ class DiskLog:
         if not self._writable:
             raise OSError(errno.EROFS, "opened for reading")
         if pixels is not None:
-            if shutil.disk_usage(self._folder).free < RESERVE_BYTES + pixels.size:
+            is_full = self._limit is not None and self._size + pixels.size > self._limit
+            if is_full or shutil.disk_usage(self._folder).free < RESERVE_BYTES + pixels.size:
                 return image._replace(offset=NOT_KEPT)
             if self._file is None:
                 self._file = self._pixels_path.open("ab")
@@ -265,7 +268,7 @@ def _stamp(path: Path) -> dict[str, int]:
 
 
 @contextmanager
-def disk_log(folder: Path, *, writable: bool = True) -> Generator[DiskLog]:
+def disk_log(folder: Path, *, writable: bool = True, limit: int | None = None) -> Generator[DiskLog]:
     """The log in `folder`: for this process alone while inside if `writable` (others wait), else only for reading.
 
     A folder that cannot be written is opened for reading; raises OSError if it holds no log either.
@@ -276,7 +279,8 @@ def disk_log(folder: Path, *, writable: bool = True) -> Generator[DiskLog]:
         return
     with lock:
         _lock(lock)
-        log = DiskLog(folder, writable=True)
+        os.utime(folder / "lock")  # when it was last used
+        log = DiskLog(folder, writable=True, limit=limit)
         try:
             yield log
         finally:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from unlabeled.config import DataFacts
+from unlabeled.data.cache import make_room
 from unlabeled.data.fill import Found, Settings, decode_again, fill
 from unlabeled.data.notes import Notes
 from unlabeled.data.pixel_log import NOT_KEPT, MemoryLog, PixelLog, disk_log
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from unlabeled.data.pixels import ValueRange
     from unlabeled.data.sources import Source
 
+CONTENT_BYTES = 8
+"""Bytes that tell the contents of two images apart."""
 STATISTICS_IMAGES = 4096
 """Images that channel means and deviations are taken over, evenly spaced, where there are more."""
 MEMORY_SHARE = 0.8
@@ -62,6 +65,8 @@ class ImageStore:
         """What was mapped to 0..255: (0, 255) where the images are 8-bit."""
         self.location = location
         """Where the pixels are, for people."""
+        self.contents: bytes = b"".join(found.contents[i][:CONTENT_BYTES] for i in kept)
+        """`CONTENT_BYTES` of a digest of each image's content, in order."""
         images = [found.images[i] for i in kept]
         self.sizes: torch.Tensor = torch.tensor([(image.height, image.width) for image in images], dtype=torch.int64)
         """int64 [N, 2]: height and width in the store, pixels."""
@@ -101,7 +106,8 @@ class ImageStore:
         channels, offset = int(self._stored_channels[i]), int(self._offsets[i])
         if offset == NOT_KEPT:
             again = decode_again(self.source, int(self.index_in_source[i]), self._found, self._short_side)
-            image = torch.from_numpy(again)
+            # Decoders may give read-only pixels, of which torch has no tensors.
+            image = torch.from_numpy(again if again.flags.writeable else again.copy())
         else:
             image = self._pixels[offset : offset + height * width * channels].view(height, width, channels)
         return image if channels == self.channels else image.expand(height, width, self.channels)
@@ -129,12 +135,15 @@ class ImageStore:
         std = torch.where(std < 1e-3, 1.0, std)
         return tuple(mean.tolist()), tuple(std.tolist())
 
+    @property
+    def has_one_size(self) -> bool:
+        """Whether all images have one size and number of channels in the store, wherever their pixels are."""
+        return bool((self.sizes == self.sizes[0]).all() and (self._stored_channels == self.channels).all())
+
     def _as_one_tensor(self) -> torch.Tensor | None:
         shape = (*self.sizes[0].tolist(), self.channels)
         count = int(np.prod(shape))
-        if (self.sizes != self.sizes[0]).any() or (self._stored_channels != self.channels).any():
-            return None
-        if self.num_decoded_again:
+        if not self.has_one_size or self.num_decoded_again:
             return None
         if (np.diff(self._offsets) == count).all():
             start = int(self._offsets[0])
@@ -235,7 +244,8 @@ class _Opening:
                 f"{self._settings.short_side} pixels. What is decoded so far is kept."
             )
 
-        with disk_log(folder, writable=writable) as log:
+        limit = make_room(folder.parent, folder) if writable else None
+        with disk_log(folder, writable=writable, limit=limit) as log:
             found = fill(self._source, log, self._settings, self._progress, full)
             log.seal()
             return self._store(found, log, str(folder))

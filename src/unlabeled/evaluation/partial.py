@@ -39,7 +39,7 @@ class Partial:
         found = None
         if (file := self._file(f"{name}.json")) and is_main():
             # A damaged file is as good as none: the part is computed again.
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, RecursionError):
                 found = json.loads(file.read_text())
         return broadcast_object(found)
 

@@ -149,7 +149,7 @@ def _asked(
 
 def _read(kept: Path, asked: str) -> _Seen | None:
     """What was seen, where the file `kept` holds the answer to this question."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         found = json.loads(kept.read_text())
         if found.pop("asked") == asked:
             return _Seen(**found)
