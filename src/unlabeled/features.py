@@ -17,9 +17,11 @@ import torch
 from torch import nn
 
 from unlabeled import progress
+from unlabeled.data.augment import draw
 from unlabeled.device import autocast
 from unlabeled.distributed import shard
 from unlabeled.errors import Interrupted
+from unlabeled.randomness import generator
 
 if TYPE_CHECKING:
     from unlabeled.data.loading import Loader
@@ -75,6 +77,21 @@ def embed(
             done += len(output)
             update(done, f"{done / (time.monotonic() - begun):,.0f} images/s")
     return torch.zeros(0, 0) if features is None else features[: len(own)]
+
+
+@torch.no_grad()
+def embed_views(
+    backbone: nn.Module, loader: Loader, index: torch.Tensor, seed: int, *, dtype: torch.dtype, batch_size: int = 256
+) -> torch.Tensor:
+    """Features of one augmented view of each of the images `index` (int64 [m]), [m, D] float32 on the CPU, on this rank."""
+    views = draw(loader.views, loader.store.sizes[index], generator(seed, "views of the finished run"))
+    slices = [slice(begin, begin + batch_size) for begin in range(0, len(index), batch_size)]
+    parts: list[torch.Tensor] = []
+    with evaluation_mode(backbone):
+        for _, view in loader.cut((index[part], views[part]) for part in slices):
+            with autocast(view.device, dtype):
+                parts.append(backbone(view).float().cpu())
+    return torch.cat(parts)
 
 
 def allocate(count: int, dims: int) -> torch.Tensor:

@@ -106,20 +106,21 @@ TEXTS = ("status", "verdict")
 """What every record of an epoch has."""
 
 
-def epochs(path: Path) -> list[dict[str, Any]]:
-    """The records of a run's epochs, each with everything a record of an epoch has.
+def epochs(path: Path, *, whole: bool = True) -> list[dict[str, Any]]:
+    """The records of a run's epochs, each with everything a record of an epoch has; at least its number if not `whole`.
 
     Raises:
         RunError: the file is missing, a line is damaged or lacks something.
     """
     records = read(path)
     for number, record in enumerate(records, start=1):
-        wrong = [name for name in NUMBERS if not isinstance(record.get(name), (int, float))]
-        wrong += [name for name in TEXTS if not isinstance(record.get(name), str)]
+        numbers, words = (NUMBERS, TEXTS) if whole else (("epoch",), ())
+        wrong = [name for name in numbers if not isinstance(record.get(name), (int, float))]
+        wrong += [name for name in words if not isinstance(record.get(name), str)]
         texts = [
             name for name, value in record.items() if name not in TEXTS and (value is None or isinstance(value, str))
         ]
-        if wrong or texts:
+        if wrong or (whole and texts):
             raise RunError(
                 f"line {number} of {path} is damaged ({', '.join([*wrong, *texts])} missing or of another type); remove that line, "
                 "or put the file back from a copy."

@@ -35,6 +35,7 @@ from unlabeled.clustered import (
 )
 from unlabeled.config import Config, Precision
 from unlabeled.data.in_memory import Images
+from unlabeled.data.labels import read_labels
 from unlabeled.data.store import ImageStore
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, is_main
@@ -51,7 +52,12 @@ from unlabeled.runfolder import RunFolder, find, require_writable, write_json
 if TYPE_CHECKING:
     from unlabeled.explorer.answers import Answers
     from unlabeled.notebook import Query, Shown
+    from unlabeled.protocols import Request
     from unlabeled.weights.export import Exported
+
+
+WITHOUT_LABELS = ("cliques", "all", "retrieval", "voc-classification", "voc-detection", "voc-segmentation")
+"""Protocols that read no labels of images, or those of another layout."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,7 @@ class Run:
     @property
     def history(self) -> list[dict[str, Any]]:
         """The journal: one record an epoch."""
-        return epochs(self.folder.journal)
+        return epochs(self.folder.journal, whole=False)
 
     @property
     def clustered_epochs(self) -> list[int]:
@@ -448,16 +454,35 @@ class Run:
         with asked.partial.told():
             scores = protocols.score(self, protocol, asked, options)
         asked.partial.finish()
+        scores |= self._labels_of(protocol, asked)
         if is_main():
             if json:
                 told = {"protocol": protocol, "published": protocols.published(protocol)}
                 write_json(Path(json), told | scores)
             try:
-                write_json(self.folder.scores, self.scores | {protocol: scores})
+                by_labels = {f"{protocol}@{scores['labels']}": scores} if "labels" in scores else {}
+                write_json(self.folder.scores, self.scores | {protocol: scores} | by_labels)
             except RunError as error:
                 # Runs may lie where nobody can write; the numbers are still worth having.
                 progress.say(f"Note: the report will not show these scores: {error}")
         return scores
+
+    def _labels_of(self, protocol: str, asked: Request) -> dict[str, Any]:
+        """The name of the labels a score is by, and how many images have one; nothing for protocols without labels."""
+        if protocol in WITHOUT_LABELS:
+            return {}
+        try:
+            found = read_labels(self.record.source_of(asked.data), asked.labels)
+        except DataError:
+            return {}
+        if not found.notes and bool((found.ids >= 0).all()):
+            told = {}
+        else:
+            told = {"label_notes": found.sentences()}
+            for sentence in found.sentences():
+                progress.say(f"Note: {sentence}")
+        name = asked.labels if asked.labels == "folder" else Path(asked.labels).name
+        return {"labels": name, "classes": len(found.class_names), **told}
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -529,8 +554,10 @@ class Run:
 
         return Answers(self)
 
-    def explore(self, port: int = 8765, *, browser: bool = True) -> None:
+    def explore(self, port: int = 8765, *, browser: bool = True, token: bool = True) -> None:
         """Serve the explorer on 127.0.0.1 until Ctrl-C; see docs/explorer.md. Port 0 is any that is free.
+
+        Only who knows the token in the printed address can look; without `token` every user of this machine can.
 
         Raises:
             ConfigError: the port is taken.
@@ -538,7 +565,7 @@ class Run:
         """
         from unlabeled.explorer.server import serve
 
-        serve(self.answers, port, browser)
+        serve(self.answers, port, browser, token)
 
     def show_clusters(self, count: int = 12, images: int = 10) -> Shown:
         """The `count` largest clusters with their most typical images, for a notebook. Raises ConfigError below 1."""

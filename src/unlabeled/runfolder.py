@@ -250,6 +250,11 @@ class RunFolder:
         return self.path / "evaluation"
 
     @property
+    def consistency(self) -> Path:
+        """How consistent neighbors are under new views, trained and untrained: a score without labels."""
+        return self.path / "consistency.json"
+
+    @property
     def contents(self) -> Path:
         """A few bytes of a digest of each image's content, so that a changed image is noticed."""
         return self.path / "contents.bin"
@@ -346,6 +351,7 @@ class RunFolder:
             self.scores,
             self.skipped,
             self.notes,
+            self.consistency,
             self.contents,
             self.failure,
             self.report,

@@ -25,10 +25,11 @@ from unlabeled.data.reading import ReadOptions
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
-from unlabeled.distributed import barrier, is_main, shard, world_size
+from unlabeled.distributed import alone, barrier, is_main, shard, world_size
 from unlabeled.errors import DivergedError, Interrupted, MissingExtraError, RunError, typed
+from unlabeled.evaluation.consistency import NEIGHBORS, Consistency, consistency
 from unlabeled.evaluation.stability import stability, suggested_counts
-from unlabeled.features import embed
+from unlabeled.features import embed, embed_views
 from unlabeled.images import (
     DataRecord,
     default_cache,
@@ -40,7 +41,7 @@ from unlabeled.images import (
     same_images,
 )
 from unlabeled.journal import epochs
-from unlabeled.methods import build_method
+from unlabeled.methods import build_method, build_network
 from unlabeled.models import Backbone
 from unlabeled.models.data_init import start_from_data
 from unlabeled.plan import plan
@@ -57,6 +58,8 @@ from unlabeled.weights.importing import write as write_imported
 
 STABILITY_IMAGES = 20_000
 """Images up to which every run ends with a look at how stable its clusters are; beyond, it would take minutes."""
+CONSISTENCY_IMAGES = 1000
+"""Images, evenly spaced, whose neighbors are compared under new views: a few seconds."""
 STABILITY_ROUNDS = 5
 """Parts of the images that are clustered anew for it."""
 DATA_INIT_VIEWS = 256
@@ -301,11 +304,34 @@ def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Confi
         found = stability(made.features, made.clusters, counts=counts, seed=config.seed, rounds=STABILITY_ROUNDS)
         if is_main():
             write_json(run.stability, found.to_json())
+    found = look_at_views(run, backbone, loader, config)
+    if is_main() and found is not None:
+        write_json(run.consistency, found.to_json())
     if is_main():
         names = loader.store.names
         _write_table(run, names, made)
         # Last: a run that has its features has all of this, and `resume` does not make it again.
         made.save(run.features)
+
+
+def look_at_views(run: RunFolder, backbone: Backbone, loader: Loader, config: Config) -> Consistency | None:
+    """How consistent the neighbors of some images are under new views, trained and untrained; None for too few images."""
+    count = min(len(loader.store), CONSISTENCY_IMAGES)
+    if count < 3:
+        return None
+    index = torch.arange(count) * len(loader.store) // count
+    dtype = resolve_precision(config.precision, loader.device)
+    before = build_network(config, loader.store.channels)
+    if run.start.is_file():
+        before.load_state_dict(load_file(run.start))
+    shares: list[float] = []
+    for network in (backbone, before.to(loader.device)):
+        with alone():  # few images: every rank looks at all of them
+            central = embed(network, loader, index, dtype=dtype, title="views")
+            view = embed_views(network, loader, index, config.seed, dtype=dtype)
+            shares.append(consistency(central, view))
+    neighbors = min(NEIGHBORS, count - 2)
+    return Consistency(shares[0], shares[1], neighbors / (count - 1), count, neighbors)
 
 
 def _write_table(run: RunFolder, names: Sequence[str], made: catalogue.Catalogue) -> None:

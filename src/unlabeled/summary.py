@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from unlabeled import __version__, assignments, health, progress
+from unlabeled import __version__, assignments, health, journal, progress
 from unlabeled.catalogue import Catalogue
+from unlabeled.data.notes import Notes
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import alone
 from unlabeled.errors import RunError, typed
@@ -48,7 +49,7 @@ def write(run: Run, store: ImageStore, path: Path) -> Path:
 
 def facts(run: Run, store: ImageStore) -> ReportFacts:
     """Everything the report says, from the files of the run and the pixels of some images."""
-    history, catalogue = run.history, run.catalogue
+    history, catalogue = journal.epochs(run.folder.journal), run.catalogue
     epochs = [record for record in history if record["epoch"] > 0]
     verdict = health.diagnose(epochs)
     sizes = torch.bincount(catalogue.clusters, minlength=len(catalogue.centroids))
@@ -80,10 +81,31 @@ def facts(run: Run, store: ImageStore) -> ReportFacts:
         ),
         num_tested=scores.get("test_images", 0),
         score_name=f"kNN accuracy on {progress.counted(scores['test_images'], 'held-out image')}" if scores else "",
+        labels=scores.get("labels", "given"),
+        consistency=_consistency(run),
+        notes=_notes(run),
         next_steps=next_steps(verdict, catalogue, bool(scores)),
         commands=commands(run),
         generator=f"unlabeled {__version__}",
     )
+
+
+def _notes(run: Run) -> list[str]:
+    """What was left out, replaced or clipped while the images were read; runs of 0.1.0 have no such file."""
+    if not run.folder.notes.is_file():
+        return []
+    try:
+        records = run.folder.read_json(run.folder.notes)
+        return [Notes.from_json([record]).sentences()[0] for record in records]
+    except (RunError, KeyError, TypeError, ValueError):
+        return []
+
+
+def _consistency(run: Run) -> dict[str, float] | None:
+    if not run.folder.consistency.is_file():
+        return None
+    found = run.folder.read_object(run.folder.consistency, "trained", "untrained", "chance", "images")
+    return {name: float(found[name]) for name in ("trained", "untrained", "chance", "images")}
 
 
 def run_facts(run: Run, store: ImageStore, epochs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

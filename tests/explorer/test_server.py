@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from explored import BROKEN, GONE, Explored
 from unlabeled.errors import ConfigError
@@ -360,3 +363,56 @@ def test_many_at_once(server: Server, explored: Explored):
     for thread in threads:
         thread.join()
     assert [together[i] for i in usable] == alone
+
+
+@pytest.fixture
+def guarded(explored: Explored) -> Iterator[Server]:
+    with Server(explored.answers, 0, "secret") as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_nothing_is_answered_without_the_token(guarded: Server):
+    assert guarded.address.endswith("/?token=secret")
+    status, headers, content = ask(guarded, "/")
+    assert status == 403 and b"asks for its token" in content and headers["Content-Type"].startswith("text/html")
+    for target in ("/api/run", "/thumbnail/0", "/explorer.js", "/report", "/?token=wrong", "/api/run?token=secret"):
+        assert ask(guarded, target)[0] == 403, target
+    assert "token is missing" in sentence(ask(guarded, "/api/search", "POST", b"x", Content_Type="image/png"), 403)
+    for cookie in ("unlabeled-1=secret", f"unlabeled-{guarded.server_port}=secre", "\xff;;=", "a" * 5000):
+        assert ask(guarded, "/api/run", Cookie=cookie)[0] == 403
+
+
+def test_the_address_earns_a_cookie_that_opens_everything(guarded: Server):
+    status, headers, _ = ask(guarded, "/?token=secret")
+    assert status == 303 and headers["Location"] == "/"
+    assert "HttpOnly" in headers["Set-Cookie"] and "SameSite=Strict" in headers["Set-Cookie"]
+    cookie = headers["Set-Cookie"].split(";")[0]
+    assert ask(guarded, "/", Cookie=cookie)[0] == 200
+    assert ask(guarded, "/api/run", Cookie=f"other=1; {cookie}")[0] == 200
+    assert ask(guarded, "/api/run", Authorization="Bearer secret")[0] == 200
+    assert ask(guarded, "/api/run", Authorization="Bearer other")[0] == 403
+
+
+def test_five_hundred_requests_at_once_are_all_answered(server: Server):
+    statuses: list[int] = []
+
+    def one() -> None:
+        statuses.append(ask(server, "/api/run")[0])
+
+    threads = [threading.Thread(target=one) for _ in range(500)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(statuses) == 500 and set(statuses) <= {200, 503} and statuses.count(200) > 400
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(answers, "UPLOAD_PIXELS", 1000)
+    monkeypatch.setattr(answers, "decode", None)
+    stream = io.BytesIO()
+    Image.new("L", (2000, 2000)).save(stream, "PNG")
+    answer = ask(server, "/api/search", "POST", stream.getvalue(), Content_Type="image/png")
+    assert "declares 4,000,000 pixels and a search takes at most 1,000" in sentence(answer, 422)

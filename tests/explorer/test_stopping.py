@@ -17,15 +17,42 @@ import pytest
 from explored import Explored
 
 
-@pytest.mark.parametrize("busy", [False, True], ids=["idle", "making the map"])
-def test_ctrl_c_frees_the_port_and_leaves_no_traceback(explored: Explored, tmp_path: Path, busy: bool) -> None:
+@pytest.mark.parametrize(
+    ("busy", "ignored", "number"),
+    [
+        (False, False, signal.SIGINT),
+        (True, False, signal.SIGINT),
+        (False, True, signal.SIGINT),
+        (False, True, signal.SIGTERM),
+    ],
+    ids=["idle", "making the map", "SIGINT ignored by the parent", "SIGTERM"],
+)
+def test_ctrl_c_frees_the_port_and_leaves_no_traceback(
+    explored: Explored, tmp_path: Path, busy: bool, ignored: bool, number: signal.Signals
+) -> None:
+    """Also in the background of a script, where SIGINT arrives ignored."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
-    line = [sys.executable, "-m", "unlabeled", "explore", str(explored.run.path), "--port", "0", "--no-browser"]
+    line = [
+        sys.executable,
+        "-m",
+        "unlabeled",
+        "explore",
+        str(explored.run.path),
+        "--port",
+        "0",
+        "--no-browser",
+        "--no-token",
+    ]
     (explored.run.path / "projection.safetensors").unlink(missing_ok=True)
     before = sorted(path.name for path in explored.run.path.iterdir())
     with (tmp_path / "said").open("w+") as said:
         running = subprocess.Popen(
-            [*line, "--device", "cpu"], stdout=said, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            [*line, "--device", "cpu"],
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if ignored else None,
         )
         try:
             port = 0
@@ -39,7 +66,7 @@ def test_ctrl_c_frees_the_port_and_leaves_no_traceback(explored: Explored, tmp_p
                 connection.request("GET", "/api/map")
                 assert connection.getresponse().status == 200
                 connection.close()
-            running.send_signal(signal.SIGINT)
+            running.send_signal(number)
             status = running.wait(timeout=60)
         finally:
             running.kill()

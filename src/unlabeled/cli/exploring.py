@@ -19,6 +19,7 @@ def explore(
     *,
     port: int = 8765,
     browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
+    token: Annotated[bool, Parameter(negative="--no-token")] = True,
     device: Device = "auto",
 ) -> None:
     """Look at a run in the browser: clusters, images, neighbours. Ctrl-C ends it.
@@ -33,13 +34,15 @@ def explore(
         Where to listen on 127.0.0.1; 0 takes any that is free.
     browser
         Open the browser, or only say the address.
+    token
+        Let in only who knows the token in the printed address; with --no-token every user of this machine can look.
     device
         Where to compute.
     """
     from unlabeled import api, session
 
     if is_first:
-        api.load(run, device=session.prepare_device(device)).explore(port, browser=browser)
+        api.load(run, device=session.prepare_device(device)).explore(port, browser=browser, token=token)
         # It only ends when it is stopped, and a stop has the same status for every verb. At once: nothing is open that
         # was written to, and a thread that still loads the network or makes the map would abort the interpreter as it ends.
         sys.stdout.flush()

@@ -7,7 +7,7 @@ A source notes what happened to rows and names before anything was read (`Source
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unlabeled.progress import counted
@@ -52,6 +52,16 @@ class Notes:
             f"In {counted(record['count'], record['unit'])}, {record['note']}{_examples(record['examples'], record['count'])}."
             for record in self.to_json()
         ]
+
+    @staticmethod
+    def from_json(records: Iterable[Mapping[str, Any]]) -> Notes:
+        """What `to_json` gave."""
+        notes = Notes()
+        for record in records:
+            notes.add(str(record["note"]), unit=str(record["unit"]), count=int(record["count"]))
+            for name in record["examples"]:
+                notes.add(str(record["note"]), str(name), unit=str(record["unit"]), count=0)
+        return notes
 
     def to_json(self) -> list[dict[str, Any]]:
         """`[{"note", "unit", "count", "examples"}]`, the most frequent first."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import io
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from unlabeled import __version__, health
-from unlabeled.data.decode import decode
-from unlabeled.data.pixels import Undecodable, to_channels
+from unlabeled.data.decode import DECODER_ERRORS, decode
+from unlabeled.data.pixels import PIXEL_LIMIT, Undecodable, to_channels
 from unlabeled.data.sources import Source
 from unlabeled.errors import DataError, UnlabeledError
 from unlabeled.explorer.order import ClusterOrder, MemberOrder, Order
@@ -33,6 +36,28 @@ NEIGHBORS = 24
 ALIKE = 5
 MOST_NAMES = 20_000
 """Names told at once; a person who wants more has clusters.csv."""
+
+
+UPLOAD_PIXELS = 50_000_000
+"""Pixels of an image that is searched for: a few kilobytes may declare enough to fill the memory."""
+
+
+def declared_pixels(content: bytes) -> int:
+    """Height × width that the header of an encoded image declares; 0 where Pillow knows none, as of arrays and long TIFFs."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.height * image.width
+    except Image.DecompressionBombError:
+        return PIXEL_LIMIT
+    except DECODER_ERRORS:
+        return 0
+
+
+def give_memory_back() -> None:
+    """Return freed memory to the system: the allocator would keep what one large picture took for ever."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class NotThere(DataError):
@@ -148,6 +173,11 @@ class Answers:
     def search(self, content: bytes, count: int = NEIGHBORS) -> dict[str, Any]:
         """The images most similar to an encoded one, and the cluster it would be in. Raises DataError."""
         name = "this file"
+        pixels = declared_pixels(content)
+        if pixels > UPLOAD_PIXELS:
+            raise DataError(
+                f"the image declares {pixels:,} pixels and a search takes at most {UPLOAD_PIXELS:,}: make it smaller."
+            )
         with self._network:
             try:
                 to_channels(decode(content, name), self._run.record.channels)
@@ -157,6 +187,8 @@ class Answers:
             store = replace(self._run.record, cache=None).open(Upload(content, name), title="reading the query")
             features = self._run.features_of(store)
             belongs = self._catalogue.assign(features)
+            del store
+            give_memory_back()
         return {
             "cluster": int(belongs.cluster[0]),
             "distance": float(belongs.distance[0]),

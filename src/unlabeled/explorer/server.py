@@ -1,7 +1,7 @@
 """A small server for one person on one machine: pages, JSON and pictures of a run, and nothing else.
 
-It listens on 127.0.0.1 only and writes nothing. Other programs of the machine and pages of other sites are kept out as far
-as a server without passwords can: a request must name this machine as its host (a foreign name that was made to point
+It listens on 127.0.0.1 only and writes nothing. Other users of the machine need the token that was printed (`access`), and
+pages of other sites are kept out: a request must name this machine as its host (a foreign name that was made to point
 here is refused) and must not come from another origin. Images are asked for by number, so no path of the file system is
 ever made from a request. Whatever is refused is answered with one sentence as JSON.
 """
@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import json
 import re
+import signal
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -24,6 +25,7 @@ from urllib.parse import parse_qs
 
 from unlabeled import progress
 from unlabeled.errors import ConfigError, UnlabeledError
+from unlabeled.explorer.access import PAGE, Access
 from unlabeled.explorer.answers import Answers, NotThere
 from unlabeled.explorer.order import ClusterOrder, MemberOrder
 from unlabeled.explorer.pictures import Picture
@@ -37,6 +39,12 @@ UPLOAD_BYTES: Final = 64 << 20
 MOST_AT_ONCE: Final = 200
 """Entries of one page of anything."""
 PORTS_TRIED: Final = 100
+MOST_THREADS: Final = 32
+"""Connections that are served at once; others wait in the queue of the system."""
+WAIT_SECONDS: Final = 10.0
+"""A connection that finds no free thread for so long is answered 503."""
+REQUEST_SECONDS: Final = 60.0
+"""A request must have arrived whole after so long, however slowly it comes."""
 SILENCE_SECONDS: Final = 30.0
 """A connection that says nothing for so long is closed."""
 
@@ -76,6 +84,12 @@ _NAMES = "/api/names"
 _SENT = f"{_SEARCH} and {_NAMES}"
 
 
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b'Content-Length: 55\r\n\r\n{"error": "too many requests at once; try again soon."}'
+)
+
+
 class Refused(UnlabeledError):
     """A request that is not answered, with the status of HTTP that says why."""
 
@@ -88,10 +102,16 @@ class Server(ThreadingHTTPServer):
     """Serves one run; `address` is what to open in a browser."""
 
     daemon_threads = True
+    request_queue_size = 1024
 
-    def __init__(self, answers: Answers, port: int) -> None:
-        """Raises ConfigError where the port is taken, naming the next free one, or cannot be used."""
+    def __init__(self, answers: Answers, port: int, token: str | None = None) -> None:
+        """`token`: what requests must know (see `access`); None answers everybody.
+
+        Raises ConfigError where the port is taken, naming the next free one, or cannot be used.
+        """
         self.answers = answers
+        self.access = Access(token)
+        self._slots = threading.BoundedSemaphore(MOST_THREADS)
         self.files = {
             path: Picture((resources.files(package) / name).read_bytes(), media_type)
             for path, (package, name, media_type) in _FILES.items()
@@ -108,8 +128,24 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """URL of the first page."""
-        return f"http://{ADDRESS}:{self.server_port}/"
+        """URL of the first page, with the token."""
+        return self.access.address(f"http://{ADDRESS}:{self.server_port}/")
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve in a thread of its own, of which there are so many at most; refuse where none is free for long."""
+        if not self._slots.acquire(timeout=WAIT_SECONDS):
+            with suppress(OSError):
+                request.sendall(_BUSY)
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Called in the thread; gives its place back at the end."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A reader that goes away in the middle is no error."""
@@ -123,6 +159,20 @@ class Handler(BaseHTTPRequestHandler):
     server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
     timeout = SILENCE_SECONDS
+
+    def handle_one_request(self) -> None:
+        """Read and answer one request; a connection that dribbles is cut off."""
+        limit = threading.Timer(REQUEST_SECONDS, self._cut_off)
+        limit.daemon = True
+        limit.start()
+        try:
+            super().handle_one_request()
+        finally:
+            limit.cancel()
+
+    def _cut_off(self) -> None:
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RD)
 
     def do_GET(self) -> None:
         """Pages, JSON and pictures."""
@@ -157,6 +207,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         try:
             self._admit()
+            if not self.server.access.knows(self.headers, self.server.server_port):
+                self._let_in()
+                return
             found = make()
         except Refused as refused:
             self._refuse(refused.status, str(refused))
@@ -180,6 +233,17 @@ class Handler(BaseHTTPRequestHandler):
         came_from = self.headers.get("Sec-Fetch-Site", "none")
         if came_from not in ("none", "same-origin") and self.path != "/":
             raise Refused(403, "requests from pages of other sites are not answered.")
+
+    def _let_in(self) -> None:
+        """A request without the cookie: the address with the token earns it, everything else is told how to get in."""
+        path, _, query = self.path.partition("?")
+        cookie = self.server.access.cookie_for(query, self.server.server_port) if path == "/" else None
+        if cookie is not None and self.command == "GET":
+            self._send(303, Picture(b"", "text/plain"), {"Set-Cookie": cookie, "Location": "/"})
+        elif path == "/":
+            self._send(403, Picture(PAGE.encode(), "text/html; charset=utf-8"))
+        else:
+            self._refuse(403, "the token is missing: open the whole address that `unlabeled explore` printed.")
 
     def _get(self) -> Picture:
         path, _, query = self.path.partition("?")
@@ -249,11 +313,11 @@ class Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, sentence: str) -> None:
         self._send(status, _as_json({"error": sentence}))
 
-    def _send(self, status: int, answer: Picture) -> None:
+    def _send(self, status: int, answer: Picture, more: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
         is_report = status == 200 and self.path.partition("?")[0] == _REPORT
         policy = {"Content-Security-Policy": _REPORT_POLICY} if is_report else {}
-        for name, value in (_HEADERS | policy).items():
+        for name, value in (_HEADERS | policy | dict(more or {})).items():
             self.send_header(name, value)
         self.send_header("Content-Type", answer.media_type)
         self.send_header("Content-Length", str(len(answer.content)))
@@ -319,10 +383,17 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def serve(answers: Answers, port: int, browser: bool) -> None:
-    """Say the address, open it in the browser where asked, and answer until Ctrl-C. Raises ConfigError as `Server` does."""
+def serve(answers: Answers, port: int, browser: bool, token: bool = True) -> None:
+    """Say the address, open it in the browser where asked, and answer until Ctrl-C or SIGTERM.
+
+    Without `token` every user of this machine can look. Raises ConfigError as `Server` does.
+    """
+    if threading.current_thread() is threading.main_thread():
+        # Programs started in the background of a script inherit a SIGINT that is ignored.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
     # From the first word on: whoever reads the address may press Ctrl-C before the first request is waited for.
-    with Server(answers, port) as server, suppress(KeyboardInterrupt):
+    with Server(answers, port, Access.new_token() if token else None) as server, suppress(KeyboardInterrupt):
         progress.say(f"Explorer: {server.address}  (Ctrl-C ends it)")
         threading.Thread(target=answers.warm_up, daemon=True).start()
         if browser:

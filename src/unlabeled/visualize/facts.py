@@ -165,6 +165,12 @@ class ReportFacts:
     neighbours: Sequence[Neighbours] = ()
     num_images: int | None = None
     """Images trained on; the sum of the cluster sizes where not given."""
+    labels: str = "given"
+    """The labels the scores are by: `folder`, or the name of a file."""
+    consistency: Mapping[str, float] | None = None
+    """`trained`, `untrained`, `chance` and `images` of `evaluation.consistency`."""
+    notes: Sequence[str] = ()
+    """Sentences on what was left out, replaced or clipped while the images were read."""
     skipped: Sequence[tuple[str, str]] = ()
     """Files that could not be read: (name, reason)."""
     method: str = ""

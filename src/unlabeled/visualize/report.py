@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unlabeled.evaluation.standing import Standing, standing
 from unlabeled.runfolder import replacing
 from unlabeled.visualize import atlas, curves, inside, sprites
 from unlabeled.visualize.facts import Atlas, Cluster, Colouring, Neighbours, ReportFacts, Value
@@ -61,6 +61,12 @@ _MARKS = {
     "collapsing": ("bad", "Collapsing"),
     "unstable": ("bad", "Unstable"),
 }
+_NO_GAIN = {
+    "no gain": "Healthy, but no gain",
+    "worse": "Healthy, but worse features",
+    "raw pixels": "Healthy, but raw pixels do as well",
+    "saturated": "Healthy; the labels are too easy",
+}
 # Of the other two the headline says what is known of the features.
 _OPENINGS = {
     "warming up": "It is too early to say whether the network is learning.",
@@ -91,20 +97,18 @@ def render(facts: ReportFacts) -> str:
     network = None if facts.inside is None else inside.section(facts.inside, pictures, facts.num_images)
     sheets, tiles = sprites.pack(pictures, columns=TILES_ACROSS)
     mark, word = _MARKS.get(facts.verdict.status, ("open", facts.verdict.status))
-    gain = _gain(facts)
-    if facts.verdict.status == "healthy" and gain is not None and not gain.is_above:
-        mark, word = "doubt", "Healthy, but no gain"
+    found = _standing(facts)
+    if facts.verdict.status == "healthy" and found is not None and found.level != "gain":
+        mark, word = "doubt", _NO_GAIN[found.level]
+    elif facts.verdict.status == "healthy" and _most_split(facts):
+        mark, word = "doubt", "Healthy, but unstable clusters"
     template = _environment().get_template("report.html.j2")
     return template.render(
         facts=facts,
         mark=mark,
         status=word,
-        opening=_opening(facts, gain),
-        evidence=[
-            _sentence(part)
-            for part in (_reason(facts.verdict), "" if gain is None else gain.text, *facts.verdict.facts)
-            if part
-        ],
+        opening=_opening(facts, found),
+        evidence=[_sentence(part) for part in (_reason(facts.verdict), *facts.verdict.facts) if part],
         advice=_sentence(facts.verdict.advice),
         headlines=_headlines(facts, sizes),
         charts=[(heading, note, Markup(picture)) for heading, note, picture in training_charts(facts)],
@@ -140,56 +144,48 @@ def _reason(verdict: Verdict) -> str:
     return "" if verdict.status == "warming up" and verdict.facts else verdict.sentence
 
 
-@dataclass(frozen=True)
-class _Gain:
-    """What training did to the score of the features."""
-
-    change: float
-    """Score of the run less that of the untrained network."""
-    noise: float
-    """Two standard errors of that change."""
-    text: str
-    """Both scores, one clause."""
-
-    @property
-    def is_above(self) -> bool:
-        """Whether the run is better by more than chance."""
-        return self.change > self.noise
-
-
-def _gain(facts: ReportFacts) -> _Gain | None:
-    """None where the run or the untrained network has no score.
-
-    The standard error is that of the difference of two shares of `num_tested` images, as if each network had images of
-    its own; with the same images it is at most that where the networks err alike.
-    """
-    before = facts.scores.get("untrained network")
+def _standing(facts: ReportFacts) -> Standing | None:
+    """What the score of the run says beside its baselines; None where the run or the untrained network has none."""
+    before, raw = facts.scores.get("untrained network"), facts.scores.get("raw pixels")
     if before is None or len(facts.scores) < 2:
         return None
     after = list(facts.scores.values())[-1]
-    errors = (after * (1 - after) + before * (1 - before)) / max(facts.num_tested, 1)
-    noise = 2 * math.sqrt(max(errors, 0.0)) if facts.num_tested else 0.0
-    text = f"the {facts.score_name} is {_percent(after)}, with the untrained network {_percent(before)}"
-    if noise:
-        text += f"; a difference of up to {100 * noise:.1f} points may be chance"
-    return _Gain(after - before, noise, text)
+    return standing(after, before, raw, facts.num_tested, facts.labels)
 
 
-def _opening(facts: ReportFacts, gain: _Gain | None) -> str:
+def _opening(facts: ReportFacts, found: Standing | None) -> str:
     """The headline: what is known, and no more."""
     status = facts.verdict.status
     if status not in ("healthy", "uneven"):
         return _OPENINGS.get(status, status)
-    if gain is None:
-        seen = "The loss falls" if _loss_falls(facts.history) else "Nothing has gone wrong"
-        known = f"{seen}; whether the features got better is unknown until they are scored (`unlabeled evaluate knn`)."
-    elif gain.is_above:
-        known = f"The network is learning: its features score {100 * gain.change:.1f} points above the untrained ones."
-    elif gain.change < -gain.noise:
-        known = "Training made the features worse than those of the untrained network."
+    if found is not None:
+        known = ("The network is learning. " if found.level == "gain" else "") + found.sentence
     else:
-        known = "The features are no better than those of the untrained network."
-    return known + (" The clusters are uneven." if status == "uneven" else "")
+        known = _without_labels(facts)
+    if status == "uneven":
+        known += " The clusters are uneven."
+    if _most_split(facts):
+        known += " Most clusters split differently when the images are clustered again: chance has a say in them."
+    return known
+
+
+def _without_labels(facts: ReportFacts) -> str:
+    """What is known before anybody gave labels: consistency under new views."""
+    seen = "The loss falls" if _loss_falls(facts.history) else "Nothing has gone wrong"
+    ask = "labels say whether they tell kinds apart (`unlabeled evaluate knn`)"
+    if facts.consistency is None:
+        return f"{seen}; whether the features got better is unknown until they are scored (`unlabeled evaluate knn`)."
+    after, before = facts.consistency["trained"], facts.consistency["untrained"]
+    return (
+        f"{seen}. Seen through another view, an image keeps {_percent(after)} of its nearest neighbours, with the untrained "
+        f"network {_percent(before)} (by chance {_percent(facts.consistency['chance'])}); {ask}."
+    )
+
+
+def _most_split(facts: ReportFacts) -> bool:
+    """Whether more than half of the clusters do not come back when the images are clustered again."""
+    known = [cluster.stability for cluster in facts.clusters if cluster.stability is not None]
+    return sum(map(_splits, known)) > len(known) / 2
 
 
 def _loss_falls(history: Sequence[Mapping[str, Any]]) -> bool:
@@ -362,7 +358,7 @@ def _headlines(facts: ReportFacts, sizes: Sequence[int]) -> list[tuple[str, str,
     if images:
         skipped = len(facts.skipped)
         note = (
-            f"{_count_text(skipped)} {'file' if skipped == 1 else 'files'} could not be read"
+            f"{_count_text(skipped)} {'file' if skipped == 1 else 'files'} left out"
             if skipped
             else "every file could be read"
         )
@@ -376,7 +372,7 @@ def _headlines(facts: ReportFacts, sizes: Sequence[int]) -> list[tuple[str, str,
     if facts.scores:
         *others, (name, best) = facts.scores.items()
         against = ", ".join(f"{_percent(value)} for {other}" for other, value in others)
-        what = f"{facts.score_name}, {name}"
+        what = f"{facts.score_name}, labels {facts.labels}, {name}"
         lines.append((_percent(best), what, f"against {against}" if against else ""))
     elif last is not None:
         note = "the last two of the training, as NMI: 1.00 if nothing changed"

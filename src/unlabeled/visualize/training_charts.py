@@ -80,7 +80,7 @@ _OWN = {
 # Said where the row is long enough to show it: of two clusterings nothing climbs or falls.
 _SETTLING = {
     "nmi_previous": " A healthy run climbs and then flattens.",
-    "moved_share": " It falls as the clusters settle.",
+    "moved_share": " Where clusters settle it falls.",
 }
 _LEAST_CLUSTERINGS = 3
 # Said of a single point, and of the first of several: clusters are made before the epoch that is trained on them.
