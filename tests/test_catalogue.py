@@ -212,3 +212,12 @@ def test_clusters_merged_to_fewer(trained: Trained, tmp_path: Path):
     assert [row.cluster for row in merged] == [groups[row.cluster] for row in new]
     with pytest.raises(ConfigError, match="6 clusters can be merged into 1 to 6, got 7"):
         run.cluster(num_clusters=7)
+
+
+def test_merged_clusters_are_held_against_k_means():
+    """The program that measures the cut, on blobs: five kinds are found, and none holds most of the images."""
+    from benchmarks.claims.cluster_cut import compare
+
+    made = build(blobs(600), CONFIG.replace(num_clusters=30))
+    row = compare(made, np.arange(600) % 5)
+    assert row["kinds"] == 5 and row["cut_nmi"] > row["kmeans_nmi"] - 0.02 > 0.5 and row["cut_largest"] < 0.6

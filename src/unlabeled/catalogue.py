@@ -75,7 +75,7 @@ class Catalogue:
 
         Ward's criterion on the means of the unit features. In the whitened space, where the clusters were made, directions
         of little variance count as much as the largest, distances between centroids hardly differ, and nearly all images
-        end in one group (measured by `benchmarks/cluster_cut.py`).
+        end in one group (measured by `benchmarks/claims/cluster_cut.py`).
         """
         sizes = torch.bincount(self.clusters, minlength=len(self.centroids))
         return merge_tree(mean_rows(self.features, self.clusters, len(sizes)).numpy(), sizes.numpy())

@@ -78,7 +78,7 @@ def page(facts: ReportFacts) -> str:
 def test_structure(page: str, facts: ReportFacts) -> None:
     outline = Outline(page)
     text = " ".join(outline.text)
-    assert "The network is learning: its features score 20.7 points above the untrained ones." in text
+    assert "The network is learning. Its features score 20.7 points above those before training" in text
     assert "77.7 %" in text
     assert "1,260" in text  # images: the sum of the cluster sizes
     cards = [attributes for attributes in outline.all("li") if "data-id" in attributes]
@@ -112,16 +112,18 @@ def test_the_headline_says_what_is_known_of_the_features() -> None:
 
     # Two standard errors of a difference at one half and 400 images: 7.07 points.
     for after, words in (
-        (0.58, "The network is learning: its features score 8.0 points above the untrained ones."),
-        (0.56, "The features are no better than those of the untrained network."),
-        (0.44, "The features are no better than those of the untrained network."),
-        (0.42, "Training made the features worse than those of the untrained network."),
+        (0.58, "The network is learning. Its features score 8.0 points above those before training"),
+        (0.56, "The features are no better than those before training"),
+        (0.44, "The features are no better than those before training"),
+        (0.42, "Training made the features worse"),
     ):
-        assert opening_of(scored(after)) == words
+        told = f"({100 * after:.1f}\u00a0% by the labels given, the untrained network 50.0\u00a0%)."
+        assert opening_of(scored(after)) == f"{words} {told}"
     assert "learning" not in opening_of(scored(0.56)) and "Healthy, but no gain" in render(scored(0.56))
-    assert "56.0\u00a0%, with the untrained network 50.0\u00a0%; a difference of up to 7.0 points" in render(
-        scored(0.56)
-    )
+    raw = {"raw pixels": 0.6, "untrained network": 0.5, "this run": 0.62}
+    pixels = replace(scored(0.62), scores=raw, labels="plates.csv")
+    assert opening_of(pixels).startswith("Raw pixels do as well as the network (62.0\u00a0% by the labels plates.csv,")
+    assert "Healthy, but raw pixels do as well" in render(pixels)
     assert "is learning" in opening_of(scored(0.56, 4000))
     assert "is learning" not in opening_of(replace(facts, scores={"this run": 0.9}))
 

@@ -1,6 +1,6 @@
 """Clusters whose number is chosen after training, against k-means at the same number, on five labeled sets.
 
-    python -m benchmarks.cluster_cut [SET ...] [--epochs 8]
+    python -m benchmarks.claims.cluster_cut [SET ...] [--epochs 8]
 
 Needs the sets of `../shared/data`. Each set is trained without labels (recipe `default`, few epochs); its own clusters are
 then merged to as many as there are kinds. Printed for each: normalized mutual information with the kinds and the share of
@@ -25,7 +25,7 @@ from unlabeled.catalogue import Catalogue
 from unlabeled.cluster.kmeans import kmeans
 from unlabeled.metrics import nmi
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 IMAGES = 2000
 """Images taken of each set, evenly spaced."""
 SEEDS = 3
