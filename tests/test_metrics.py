@@ -170,3 +170,20 @@ def test_retrieval_by_hand() -> None:
     assert metrics.retrieval_ap([1, 2], [1, 2], []) == 1
     assert metrics.retrieval_ap([], [1], []) == 0
     assert math.isnan(metrics.retrieval_ap([1, 2], [], []))
+
+
+def test_agreement_beside_chance_and_the_best_matching():
+    """Against scikit-learn, and against every matching of three clusters with three classes."""
+    from itertools import permutations
+
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 200)
+    clusters = np.where(random.random(200) < 0.6, (labels + 1) % 3, random.integers(0, 3, 200))
+    assert metrics.adjusted_nmi(clusters, labels) == pytest.approx(adjusted_mutual_info_score(labels, clusters))
+    best = max(float((np.array(order)[clusters] == labels).mean()) for order in permutations(range(3)))
+    assert metrics.cluster_accuracy(clusters, labels) == pytest.approx(best)
+    many = random.integers(0, 60, 200)
+    chance = metrics.nmi_by_chance(many, labels)
+    assert chance > 0.1 and metrics.nmi(many, labels) == pytest.approx(chance, abs=0.08)

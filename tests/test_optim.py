@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -166,3 +167,21 @@ def test_damped_sgd_by_hand() -> None:
     assert bias.item() == pytest.approx(2 - 0.5 * 0.25)
     step()
     assert bias.item() == pytest.approx(2 - 0.5 * 0.25 - 0.5 * 0.4375)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_accumulated_steps_are_one_large_batch(reduction: str):
+    """A summed loss adds up, a mean is averaged: two halves move the weights as the whole does."""
+    settings: dict[str, Any] = {"method": "nat", "loss_reduction": reduction, "lr": 0.01, "accumulate": 2}
+    rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    moved: list[torch.Tensor] = []
+    for parts in ((rows,), rows.split(4)):
+        body = nn.Linear(4, 2)
+        nn.init.ones_(body.weight)
+        nn.init.zeros_(body.bias)
+        optimizer = Optimizer(body, Config(**settings | {"accumulate": len(parts)}))
+        for part in parts:
+            losses = body(part).square().sum(1)
+            optimizer.step(losses.sum() if reduction == "sum" else losses.mean())
+        moved.append(body.weight.detach().clone())
+    torch.testing.assert_close(moved[0], moved[1])

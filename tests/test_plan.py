@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
+from unlabeled import plan as plan_module
 from unlabeled.config import Config, DataFacts
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.methods import build_method
-from unlabeled.plan import Plan, free_memory, plan
+from unlabeled.plan import Plan, activation_bytes, free_memory, plan
 
 FACTS = DataFacts(count=1000, channels=3, height=64, width=64, is_colour=True)
 CONFIG = Config(backbone="alexnet_small", image_size=32, num_clusters=10, batch_size=50)
@@ -79,3 +82,41 @@ def test_a_batch_larger_than_the_set_is_refused(made: Plan):
 
 def test_free_memory_is_a_number_of_bytes():
     assert 10**6 < free_memory("cpu") < 10**14
+
+
+def test_limits_of_control_groups_of_both_versions(tmp_path: Path):
+    """A nested slice of version 2 and a group of version 1, each with its own limit and what is used of it."""
+    for folder, names, limit, used in (
+        ("user.slice/job.scope", ("memory.max", "memory.current"), "max", 10),
+        ("user.slice", ("memory.max", "memory.current"), "1000", 300),
+        ("memory/slurm/job_7", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "600", 100),
+        ("memory/slurm", ("memory.limit_in_bytes", "memory.usage_in_bytes"), str(2**63 - 4096), 100),
+    ):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / names[0]).write_text(f"{limit}\n")
+        (tmp_path / folder / names[1]).write_text(f"{used}\n")
+    own = tmp_path / "cgroup"
+    own.write_text("0::/user.slice/job.scope\n")
+    assert plan_module._cgroup_limits(tmp_path, own) == [700]
+    own.write_text("5:cpu:/x\n4:memory:/slurm/job_7\n")
+    assert plan_module._cgroup_limits(tmp_path, own) == [500]
+    assert plan_module._cgroup_limits(tmp_path, tmp_path / "gone") == []
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side", "per_value"),
+    [("alexnet", 224, 48), ("resnet18", 224, 147), ("alexnet_small", 32, 364), ("resnet18_small", 32, 1529)],
+)
+def test_activations_are_measured(backbone: str, side: int, per_value: float):
+    """Against bytes per input value that training was seen to take in float32, and nothing about the network changes."""
+    config = Config(
+        backbone=backbone, image_size=side, resize=side, store_size=side, num_clusters=10, precision="float32"
+    )
+    method = build_method(config, 100, 3)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    torch.manual_seed(3)
+    state = torch.random.get_rng_state()
+    measured = activation_bytes(method, config, replace(FACTS, height=side, width=side)) / (3 * side**2)
+    assert 0.6 * per_value < measured < 1.3 * per_value
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())

@@ -115,10 +115,11 @@ PUBLISHED: dict[str, tuple[DataFacts, dict[str, Any]]] = {
     # C10, C11, C14
     "paper_pic_alexnet": (IMAGENET, DEEPCLUSTER | {
         "clustering": "pic", "graph_neighbors": 5, "bandwidth": 0.2, "damping": 0.001, "pic_iterations": 200,
-        "singletons": "attach",
+        "singletons": "attach", "sampling": "cluster_then_member",
     }),
     "paper_thesis_alexnet": (IMAGENET, DEEPCLUSTER | {
         "clustering": "kmeans", "num_clusters": 10_000, "kmeans_iterations": 20, "lr": 0.02,
+        "sampling": "cluster_then_member", "empty_clusters": "halve",
     }),
     "paper_npid_resnet18": (IMAGENET, NPID | {"backbone": "resnet18"}),
     "paper_npid_resnet50": (IMAGENET, NPID | {"backbone": "resnet50"}),
@@ -228,3 +229,11 @@ def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match="image_size = '64'"):
         configure("default", PHOTOS, {"image_size": "64"})
     assert isinstance(configure("default", PHOTOS, {}), Config)
+
+
+def test_the_square_loss_of_the_control_brings_its_own_rate():
+    facts = DataFacts(3000, 3, 64, 64, True)
+    square = configure("default", facts, {"method": "supervised", "supervised_loss": "square"})
+    assert (square.lr, square.momentum, square.head_momentum, square.weight_decay) == (0.01, 0.0, 0.0, 0.0)
+    assert configure("default", facts, {"method": "supervised", "supervised_loss": "square", "lr": 0.1}).lr == 0.1
+    assert configure("default", facts, {"method": "supervised"}).momentum == 0.9

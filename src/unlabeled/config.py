@@ -227,7 +227,9 @@ class Config(BaseModel):
         default=60, ge=0, description="passes over as many images as the folder holds; 0 leaves the network random"
     )
     batch_size: Count = Field(default=128, description="images per step and process")
-    accumulate: Count = Field(default=1, description="steps whose gradients are averaged before the weights move")
+    accumulate: Count = Field(
+        default=1, description="steps whose gradients make one move of the weights, as one large batch would"
+    )
     lr: Positive = Field(default=0.05, description="learning rate of the body")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of the body")
     weight_decay: float = Field(default=1e-5, ge=0, description="weight decay of body and head")

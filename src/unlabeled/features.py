@@ -5,6 +5,8 @@ Shapes: N images, n rows of this rank, D feature dimensions.
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 import time
 from collections.abc import Callable, Generator
@@ -20,7 +22,8 @@ from unlabeled import progress
 from unlabeled.data.augment import draw
 from unlabeled.device import autocast
 from unlabeled.distributed import shard
-from unlabeled.errors import Interrupted
+from unlabeled.errors import Interrupted, RunError
+from unlabeled.progress import size
 from unlabeled.randomness import generator
 
 if TYPE_CHECKING:
@@ -94,11 +97,27 @@ def embed_views(
     return torch.cat(parts)
 
 
+def _reserve(descriptor: int, needed: int) -> None:
+    """Take the room on the disk now: a page without room ends the process when it is written, without a word."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, needed)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+            return  # a file system that cannot reserve
+        raise RunError(
+            f"the features take {size(needed)} in the folder for temporary files, {tempfile.gettempdir()}, which has no room for "
+            f"them ({error.strerror}): set TMPDIR to a larger folder and go on with `unlabeled resume`."
+        ) from None
+
+
 def allocate(count: int, dims: int) -> torch.Tensor:
     """Uninitialised float32 [count, dims]: in memory, or where that exceeds `SPILL_BYTES` in a temporary mapped file."""
     needed = count * dims * 4
     if needed <= SPILL_BYTES:
         return torch.empty(count, dims)
     with tempfile.NamedTemporaryFile(prefix="unlabeled-features-", suffix=".f32") as file:
+        _reserve(file.fileno(), needed)
         # The mapping keeps the unlinked file alive: the space comes back when the tensor goes, whatever ends the process.
         return torch.from_numpy(np.memmap(Path(file.name), dtype=np.float32, mode="w+", shape=(count, dims)))

@@ -47,6 +47,35 @@ def nmi(a: Array, b: Array, average: Average = "geometric") -> float:
     return float(min(max(mutual / mean, 0.0), 1.0))
 
 
+def nmi_by_chance(a: Array, b: Array, *, draws: int = 10, seed: int = 0) -> float:
+    """Mean geometric NMI of `b` with random permutations of `a` [N]: what clusters of these sizes reach without looking."""
+    first, second = _both_labelled(a, b)
+    random = np.random.default_rng(seed)
+    return float(np.mean([nmi(random.permutation(first), second) for _ in range(draws)]))
+
+
+def adjusted_nmi(a: Array, b: Array) -> float:
+    """NMI adjusted for chance [N] (Vinh, Epps and Bailey 2010, arithmetic mean): 0 on average for random clusters."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    first, second = _both_labelled(a, b)
+    return float(adjusted_mutual_info_score(second, first))
+
+
+def cluster_accuracy(clusters: Array, labels: Array) -> float:
+    """Share of images in the class that their cluster was matched with, one cluster to one class, the best matching.
+
+    Items labelled -1 in either are left out. With more clusters than classes most clusters match none.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    first, second = _both_labelled(clusters, labels)
+    table = np.zeros((int(first.max()) + 1, int(second.max()) + 1), np.int64)
+    np.add.at(table, (first, second), 1)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return float(table[rows, columns].sum() / len(first))
+
+
 def mutual_information(a: Array, b: Array) -> float:
     """Mutual information of two labellings [N], nats; items labelled -1 in either are left out."""
     return _information(*_both_labelled(a, b))[0]

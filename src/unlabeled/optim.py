@@ -97,6 +97,12 @@ class MomentumSGD:
             weight.grad = None
 
 
+def sums_over_batch(config: Config) -> bool:
+    """Whether the loss of a batch is a sum, not a mean, over its images."""
+    is_square = config.method == "nat" or (config.method == "supervised" and config.supervised_loss == "square")
+    return is_square and config.loss_reduction == "sum"
+
+
 class Optimizer:
     """SGD with momentum for the backbone, kept over the run, and one of its own for whichever head is adopted.
 
@@ -132,11 +138,16 @@ class Optimizer:
             part.lr = lr if name == "backbone" else self._head_lr * (lr / self.config.lr)
 
     def step(self, loss: torch.Tensor, *, last: bool = False) -> None:
-        """Add the gradient of `loss` / `config.accumulate`; every `config.accumulate` calls the weights move.
+        """Add the gradient of `loss`; every `config.accumulate` calls the weights move.
+
+        A loss that is a mean over its batch is divided by `config.accumulate`, so that the gradient is that of one large
+        batch; one that is a sum over its batch (NAT, section 3.3; the square loss) adds up to that of the large batch as it
+        is.
 
         `last`: no more batches follow (the end of an epoch), so the weights move whatever has been gathered.
         """
-        (loss / self.config.accumulate if self.config.accumulate > 1 else loss).backward()
+        is_mean = self.config.accumulate > 1 and not sums_over_batch(self.config)
+        (loss / self.config.accumulate if is_mean else loss).backward()
         self._gathered += 1
         if self._gathered < self.config.accumulate and not last:
             return

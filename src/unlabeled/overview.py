@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from unlabeled import progress
+from unlabeled.config import Config
 from unlabeled.data.image_statistics import MEASURED, Statistic, described, measure, of_files
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import Source
@@ -102,7 +103,12 @@ def overview(run: Run, store: ImageStore) -> Overview:
     )
     place = np.full(len(store), -1, np.int64)
     place[rows] = np.arange(len(rows))
-    return Overview(atlas, explain(statistics, clusters, run.config.seed), place)
+    return Overview(atlas, explain(statistics, clusters, run.config.seed, strengths(run.config)), place)
+
+
+def strengths(config: Config) -> dict[str, float]:
+    """Strengths of the views that remedies speak of."""
+    return {name: getattr(config, name) for name in ("brightness", "contrast", "saturation", "hue", "grey", "blur")}
 
 
 def neighbors(unit: torch.Tensor, k: int = NEIGHBORS) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

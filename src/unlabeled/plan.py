@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
+from torch import nn
 
 from unlabeled.cluster.novelty import FIT_ROWS
 from unlabeled.config import Config, DataFacts
-from unlabeled.distributed import local_world_size
+from unlabeled.device import autocast, resolve_precision
+from unlabeled.distributed import alone, local_world_size
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.features import SPILL_BYTES
 from unlabeled.methods.base import Method
 from unlabeled.progress import counted, size
 
-ACTIVATIONS_PER_INPUT = 60
-"""Bytes of activations kept for the backward pass, per input value: measured on the backbones here between 20 and 60."""
+MEASURED_VIEWS = 2
+"""Views that the network is run on to see what it keeps for the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,12 @@ def plan(method: Method, config: Config, facts: DataFacts, world_size: int = 1) 
     network, feature_dim = method.network(), method.backbone.feature_dim
     # Weights, gradients, momentum, and the averaged copy that a checkpoint makes.
     weights = 4 * sum(parameter.nbytes for parameter in network.parameters())
-    view = config.batch_size * facts.channels * config.image_size**2
     rows = -(-facts.count // world_size)
     dims = min(config.pca_dims or feature_dim, feature_dim)
     return Plan(
         images=facts.count,
         weights=weights,
-        activations=view * ACTIVATIONS_PER_INPUT,
+        activations=config.batch_size * activation_bytes(method, config, facts),
         features=rows * feature_dim * 4,
         clustering=rows * dims * 4
         + 4 * max(config.num_clusters, config.shown_clusters) * (dims + 8192)
@@ -134,6 +135,47 @@ def plan(method: Method, config: Config, facts: DataFacts, world_size: int = 1) 
         available=free_memory(facts.device),
         host=free_memory("cpu") if facts.device == "cuda" else None,
     )
+
+
+def activation_bytes(method: Method, config: Config, facts: DataFacts) -> int:
+    """Bytes that one view keeps in memory for the backward pass, measured on a few made views.
+
+    What two more views add: weights that autocast rounds are kept once, however many views there are. The network, its
+    statistics and the random numbers that follow are as they were.
+    """
+    network = method.network()
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    was_training = network.training
+    network.train()
+    few, more = (_saved_bytes(network, views, config, facts) for views in (MEASURED_VIEWS, 2 * MEASURED_VIEWS))
+    network.train(was_training)
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            buffer.copy_(buffers[name])
+    return (more - few) // MEASURED_VIEWS
+
+
+def _saved_bytes(network: nn.Module, views: int, config: Config, facts: DataFacts) -> int:
+    """Bytes of the storages that autograd saves of so many views, each counted once, weights not."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # held: a storage that is let go would give its place to another
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    view = torch.zeros(views, facts.channels, config.image_size, config.image_size)
+    dtype = resolve_precision(config.precision, torch.device("cpu"))
+    with (
+        alone(),
+        torch.random.fork_rng(devices=[]),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        autocast(torch.device("cpu"), dtype),
+    ):
+        network(view.to(memory_format=torch.channels_last))
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _in_memory(features: int) -> int:
@@ -152,7 +194,48 @@ def free_memory(device: str) -> int:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = [int(line.split()[1]) * 1024]
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
-        free.append(int(limit.read_text()) - int(used.read_text()))
+    free += [limit for limit in (*_cgroup_limits(), _address_space()) if limit is not None]
     return max(min(free), 0) // local_world_size()
+
+
+def _cgroup_limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes left in each control group this process is in, of version 1 and 2, from its own up to the root."""
+    left: list[int] = []
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return left
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base = root if not controllers else root / "memory"
+        names = (
+            ("memory.max", "memory.current") if not controllers else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        place = PurePosixPath(path.lstrip("/"))
+        for folder in (place, *place.parents):
+            try:
+                limit, used = ((base / folder / name).read_text().strip() for name in names)
+            except OSError:
+                continue
+            if limit.isdigit() and int(limit) < 2**60:
+                left.append(int(limit) - int(used))
+    return left
+
+
+def _address_space() -> int | None:
+    """Bytes that `ulimit -v` leaves this process; None without such a limit."""
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return limit
+    return limit - pages * os.sysconf("SC_PAGE_SIZE")

@@ -117,7 +117,9 @@ class ProtocolOptions(BaseModel):
     )
     form: Optional[Literal["nat", "deepcluster"]] = Field(None, description="mlp: which paper's [nat]")  # noqa: UP045
     width: Optional[int] = Field(None, description="mlp: units of its two layers [4096; 512 if quick]")  # noqa: UP045
-    epochs: Optional[int] = Field(None, description="linear, mlp: passes over the training images [90]")  # noqa: UP045
+    epochs: Optional[int] = Field(  # noqa: UP045
+        None, description="linear, mlp: passes over the training images [90; 100, deepcluster 90]"
+    )
     lr: Optional[float] = Field(  # noqa: UP045
         None,
         description="linear: learning rate [chosen on held-out training images]; voc-*: learning rate of the first step "
@@ -127,7 +129,7 @@ class ProtocolOptions(BaseModel):
     folds: Optional[int] = Field(None, description="linear, svm: folds of that choice [1]")  # noqa: UP045
     crops: Optional[Literal["one", "ten", "random"]] = Field(  # noqa: UP045
         None,
-        description="linear, mlp, low-shot, semi-supervised: views of a test image [ten; one if quick]; "
+        description="linear, mlp, low-shot, semi-supervised: views of a test image, one or ten [ten; one if quick]; "
         "voc-classification: ten, or random for ten random ones [random]",
     )
     detector: Optional[Literal["fast", "faster"]] = Field(  # noqa: UP045

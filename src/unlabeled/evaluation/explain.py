@@ -12,7 +12,7 @@ of the cluster in this statistic than a random other image (the area under the c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -106,7 +106,34 @@ class Explanation:
         return {"statistics": rows, "traits": [asdict(one) for one in self.traits], "summary": self.summary}
 
 
-def explain(statistics: Sequence[Statistic], clusters: NDArray[np.int64], seed: int = 0) -> Explanation:
+SETTINGS = {
+    "brightness": ("brightness", "contrast"),
+    "contrast": ("brightness", "contrast"),
+    "saturation": ("saturation", "grey"),
+    "colour": ("hue", "saturation", "grey"),
+    "sharpness": ("blur",),
+}
+"""Settings of training that the remedy of a statistic turns on."""
+_IS_ON = (
+    "training already varied it ({on}), so this is content, or more than the views undo: raise that strength to see"
+)
+
+
+def remedy(statistic: str, settings: Mapping[str, float] | None) -> str:
+    """What to do where a statistic makes clusters, given the settings the run had; nothing is advised that is on already."""
+    text = REMEDIES.get(statistic, "look at what else differs along with it")
+    names = SETTINGS.get(statistic, ())
+    if settings is None or not names or not all(settings.get(name, 0) > 0 for name in names):
+        return text
+    return _IS_ON.format(on=", ".join(f"{name} {settings[name]:g}" for name in names))
+
+
+def explain(
+    statistics: Sequence[Statistic],
+    clusters: NDArray[np.int64],
+    seed: int = 0,
+    settings: Mapping[str, float] | None = None,
+) -> Explanation:
     """Say how much of `clusters` [N] (-1 = none) each statistic [N] explains, and which clusters one of them sets apart.
 
     Raises:
@@ -122,7 +149,9 @@ def explain(statistics: Sequence[Statistic], clusters: NDArray[np.int64], seed: 
     kept = [(one, one.values[known]) for one in statistics]
     found = [_explained(one, values, labels, seed) for one, values in kept]
     found.sort(key=lambda one: -one.beyond_chance)
-    traits = [trait for cluster in np.unique(labels).tolist() if (trait := _trait(cluster, labels == cluster, kept))]
+    traits = [
+        trait for cluster in np.unique(labels).tolist() if (trait := _trait(cluster, labels == cluster, kept, settings))
+    ]
     traits.sort(key=lambda trait: -trait.set_apart)
     return Explanation(found, traits, _summary(found, traits))
 
@@ -168,7 +197,10 @@ def _explained(one: Statistic, values: NDArray[np.float64], labels: NDArray[np.i
 
 
 def _trait(
-    cluster: int, inside: NDArray[np.bool_], kept: Sequence[tuple[Statistic, NDArray[np.float64]]]
+    cluster: int,
+    inside: NDArray[np.bool_],
+    kept: Sequence[tuple[Statistic, NDArray[np.float64]]],
+    settings: Mapping[str, float] | None,
 ) -> Trait | None:
     images, others = int(inside.sum()), int((~inside).sum())
     if images < LEAST or not others:
@@ -183,7 +215,9 @@ def _trait(
     if best is None:
         return None
     score, one, text = best
-    return Trait(cluster, images, one.name, score, f"Cluster {cluster} is {one.name}: {text}; {REMEDIES[one.name]}.")
+    return Trait(
+        cluster, images, one.name, score, f"Cluster {cluster} is {one.name}: {text}; {remedy(one.name, settings)}."
+    )
 
 
 def _number_apart(one: Statistic, own: NDArray[np.float64], others: NDArray[np.float64]) -> tuple[float, str]:

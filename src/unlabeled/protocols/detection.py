@@ -263,7 +263,10 @@ def _key(images: Sequence[VocImage], run: Run) -> str:
 
 def _cache(run: Run, otherwise: Partial) -> Partial:
     """A folder of the cache, or `otherwise` where nobody can write there."""
-    folder = Path(run.record.cache or default_cache()) / "proposals"
+    cache = run.record.cache or default_cache()
+    if cache is None:
+        return otherwise
+    folder = Path(cache) / "proposals"
     writable = True
     if is_main():
         try:

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from unlabeled import metrics
 from unlabeled.cluster import whitening
 from unlabeled.cluster.cliques import Cliques
 from unlabeled.cluster.cliques import cliques as find_cliques
 from unlabeled.cluster.graph import knn_graph
+from unlabeled.cluster.kmeans import kmeans
 from unlabeled.data.source import Subset
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import alone
@@ -19,6 +21,7 @@ from unlabeled.errors import ConfigError, DataError, unknown_name
 from unlabeled.evaluation.edge_ratio import NEIGHBORS as EDGES
 from unlabeled.evaluation.edge_ratio import EdgeRatioProtocol
 from unlabeled.evaluation.knn import KnnProtocol
+from unlabeled.evaluation.stability import adjusted_rand
 from unlabeled.evaluation.stages import parse_stages
 from unlabeled.methods.base import Method
 from unlabeled.methods.clusterer import fit_space
@@ -138,9 +141,12 @@ class Space:
 
 
 def nmi(run: Run, asked: Request) -> dict[str, Any]:
-    """Normalised mutual information of clusters and labels (DeepCluster section 4.1, geometric mean).
+    """Normalised mutual information of clusters and labels (DeepCluster section 4.1, geometric mean), with its baselines.
 
-    Keys: `nmi`, `clusters`, `images`, those with a label.
+    NMI grows with the number of clusters whatever they are, so random clusters of the same sizes stand beside it. Keys:
+    `nmi`, `nmi_chance` (mean of random clusters of the same sizes), `nmi_adjusted` (for chance; Vinh et al. 2010),
+    `adjusted_rand` (Hubert and Arabie 1985), `accuracy` (clusters matched one to one with classes; Hungarian), `untrained`
+    (NMI of as many clusters of the untrained network's features), `clusters`, `images`, those with a label.
     """
     if asked.test is not None:
         raise DataError("nmi compares the clusters of one set with its labels: give DATA and no --test.")
@@ -148,8 +154,21 @@ def nmi(run: Run, asked: Request) -> dict[str, Any]:
     found = run.catalogue.assign(run.features_of(store))
     known = torch.from_numpy(ids) >= 0
     clusters = found.cluster[known]
-    score = metrics.nmi(clusters, torch.from_numpy(ids)[known])
-    return {"nmi": score, "clusters": len(clusters.unique()), "images": len(clusters)}
+    labels = torch.from_numpy(ids)[known]
+    rows = normalize(run.features_of(store, run.untrained_backbone(), "untrained")[known].float(), dim=1)
+    count = len(clusters.unique())
+    with alone():  # every rank has all rows
+        before = kmeans(rows, min(count, len(rows)), seed=run.config.seed).labels
+    return {
+        "nmi": metrics.nmi(clusters, labels),
+        "nmi_chance": metrics.nmi_by_chance(clusters, labels, seed=run.config.seed),
+        "nmi_adjusted": metrics.adjusted_nmi(clusters, labels),
+        "adjusted_rand": adjusted_rand(clusters.numpy(), labels.numpy()),
+        "accuracy": metrics.cluster_accuracy(clusters, labels),
+        "untrained": metrics.nmi(before, labels),
+        "clusters": count,
+        "images": len(clusters),
+    }
 
 
 def edge_ratio(run: Run, asked: Request, *, neighbors: int = EDGES) -> dict[str, Any]:

@@ -35,6 +35,9 @@ from unlabeled.recipes.recommended import (
     small_supervised,
 )
 
+SQUARE: dict[str, Any] = {"lr": 0.01, "momentum": 0.0, "head_momentum": 0.0, "weight_decay": 0.0}
+"""What goes with the square loss of the supervised control unless another value is asked for."""
+
 Recipe = Callable[[DataFacts], Config]
 
 RECIPES: dict[str, Recipe] = {
@@ -76,6 +79,10 @@ def configure(name: str, facts: DataFacts, changes: dict[str, Any]) -> Config:
             str(changes.get("method")), name
         )
     config, changes = RECIPES[name](facts), dict(changes)
+    if changes.get("supervised_loss") == "square" and changes.get("method", config.method) == "supervised":
+        # The square loss is a sum over the batch: with the softmax's rate and momentum it collapses (NAT, section 4.1).
+        for field, value in SQUARE.items():
+            changes.setdefault(field, value)
     if "num_clusters" in changes:
         # Who says how many clusters there are means those that are shown, too.
         changes.setdefault("final_clusters", None)

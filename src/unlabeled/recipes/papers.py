@@ -73,17 +73,24 @@ def paper_pic_alexnet(facts: DataFacts) -> Config:
 
     `torchrun --nproc-per-node 8 -m unlabeled train imagenet/train --out RUN --recipe paper_pic_alexnet --batch-size 32`
     """
-    return paper_deepcluster_alexnet(facts).replace(recipe="paper_pic_alexnet", clustering="pic", **PIC)
+    return paper_deepcluster_alexnet(facts).replace(
+        recipe="paper_pic_alexnet", clustering="pic", sampling="cluster_then_member", **PIC
+    )
 
 
 def paper_thesis_alexnet(facts: DataFacts) -> Config:
     """DeepCluster with k-means as in the thesis, section 5, table 5.1: learning rate 0.02, else as the paper's.
 
+    Images are drawn as the thesis draws them, a cluster uniformly and then one of its members, and an empty cluster takes
+    half of a large one.
+
     For its model on colour: `--stem rgb --num-clusters 1000 --weight-decay 1e-6`.
 
     `torchrun --nproc-per-node 8 -m unlabeled train imagenet/train --out RUN --recipe paper_thesis_alexnet --batch-size 32`
     """
-    return paper_deepcluster_alexnet(facts).replace(recipe="paper_thesis_alexnet", lr=0.02)
+    return paper_deepcluster_alexnet(facts).replace(
+        recipe="paper_thesis_alexnet", lr=0.02, sampling="cluster_then_member", empty_clusters="halve"
+    )
 
 
 def paper_nat_alexnet(facts: DataFacts) -> Config:
@@ -137,7 +144,7 @@ def paper_npid_resnet18(facts: DataFacts) -> Config:
     `--memory proximal --proximal-weight W`. Rows begin as in that code, uniform in each coordinate and of a length near
     one (`--memory-init sphere` for the paper's unit vectors). Unlike that code, colour operations come in random order
     before grey. Expected on ImageNet: kNN 41.0 % and 44.5 % with a linear probe on conv5.
-    Cost: two to three days on the paper's eight GPUs for ResNet-50; a third of it here.
+    The paper gives no cost.
 
     `torchrun --nproc-per-node 8 -m unlabeled train imagenet/train --out RUN --recipe paper_npid_resnet18 --batch-size 32`
     """
