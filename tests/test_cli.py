@@ -179,7 +179,7 @@ def test_evaluate_writes_the_promised_keys(trained: Trained, tmp_path: Path, cal
     rows = [f"{p.relative_to(trained.photos)},{p.parent.name}\n" for p in sorted(trained.photos.rglob("*.png"))]
     labels.write_text("path,label\n" + "".join(rows))
     call("evaluate", "knn", run, trained.photos, "--labels", labels, "--json", file)
-    assert json.loads(file.read_text()) == held_out
+    assert json.loads(file.read_text()) == held_out | {"labels": "labels.csv"}
     assert call("evaluate", "nmi", run, "--json", file)[0] == 0
     assert 0 < json.loads(file.read_text())["nmi"] <= 1
     assert set(json.loads((run / "scores.json").read_text())) == {"knn", "nmi"}

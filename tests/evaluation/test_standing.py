@@ -22,6 +22,8 @@ from unlabeled.evaluation.standing import standing
         (0.30, 0.50, 0.2, "worse", "made the features worse"),
         (0.80, 0.60, None, "gain", "above"),
         (0.62, 0.60, 0.61, "raw pixels", "as well as"),
+        (1.0, 1.0, 0.93, "saturated", "cannot tell them apart"),
+        (0.79, 0.60, 0.789, "raw pixels", "no gain over them"),
     ],
 )
 def test_what_a_score_says(trained: float, untrained: float, raw: float | None, level: str, words: str):

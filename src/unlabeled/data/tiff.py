@@ -65,6 +65,19 @@ def declared_pixels(content: bytes) -> int:
         return 0
 
 
+def tiff_pixels(content: bytes) -> int:
+    """Height × width of the largest page of the first series that tifffile sees; 0 for what is no TIFF."""
+    try:
+        import tifffile
+
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            page = file.pages[0].aspage()
+            return int(page.imagelength) * int(page.imagewidth)
+    except Exception:  # whatever damaged bytes make of a header, there is no size in it
+        return 0
+
+
 def _numbers(value: Any) -> tuple[int, ...]:
     return tuple(int(v) for v in value) if isinstance(value, tuple) else (int(value),)
 

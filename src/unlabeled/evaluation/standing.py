@@ -33,12 +33,15 @@ def standing(trained: float, untrained: float, raw_pixels: float | None, images:
     others = {"the untrained network": untrained} | ({} if raw_pixels is None else {"raw pixels": raw_pixels})
     told = ", ".join(f"{name} {100 * value:.1f} %" for name, value in others.items())
     score = f"{100 * trained:.1f} % by the labels {labels}, {told}"
-    if min(trained, *others.values()) >= SATURATED:
-        return Standing("saturated", f"Every network is nearly perfect ({score}): these labels cannot tell them apart.")
+    if min(trained, untrained) >= SATURATED:
+        return Standing(
+            "saturated",
+            f"Trained or not, it is nearly perfect ({score}): the labels cannot tell them apart.",
+        )
     if raw_pixels is not None and raw_pixels > untrained and not _is_above(trained, raw_pixels, images):
         how = "better than" if _is_above(raw_pixels, trained, images) else "as well as"
         return Standing(
-            "raw pixels", f"Raw pixels do {how} the network ({score}): training brought nothing for these labels."
+            "raw pixels", f"Raw pixels do {how} the network ({score}): for these labels it is no gain over them."
         )
     if _is_above(trained, untrained, images):
         gain = 100 * (trained - untrained)

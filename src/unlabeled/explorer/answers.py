@@ -20,6 +20,7 @@ from unlabeled import __version__, health
 from unlabeled.data.decode import DECODER_ERRORS, decode
 from unlabeled.data.pixels import PIXEL_LIMIT, Undecodable, to_channels
 from unlabeled.data.sources import Source
+from unlabeled.data.tiff import tiff_pixels
 from unlabeled.errors import DataError, UnlabeledError
 from unlabeled.explorer.order import ClusterOrder, MemberOrder, Order
 from unlabeled.explorer.pictures import Picture, Pictures
@@ -43,14 +44,14 @@ UPLOAD_PIXELS = 50_000_000
 
 
 def declared_pixels(content: bytes) -> int:
-    """Height × width that the header of an encoded image declares; 0 where Pillow knows none, as of arrays and long TIFFs."""
+    """Height × width that the header of an encoded image declares; 0 where nobody knows it, as of arrays."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.height * image.width
     except Image.DecompressionBombError:
         return PIXEL_LIMIT
     except DECODER_ERRORS:
-        return 0
+        return tiff_pixels(content)
 
 
 def give_memory_back() -> None:
@@ -178,16 +179,18 @@ class Answers:
             raise DataError(
                 f"the image declares {pixels:,} pixels and a search takes at most {UPLOAD_PIXELS:,}: make it smaller."
             )
-        with self._network:
-            try:
-                to_channels(decode(content, name), self._run.record.channels)
-            except Undecodable as error:
-                raise DataError(f"this file cannot be searched for: {error.reason}.") from error
-            # No cache: the explorer writes nothing.
-            store = replace(self._run.record, cache=None).open(Upload(content, name), title="reading the query")
-            features = self._run.features_of(store)
-            belongs = self._catalogue.assign(features)
-            del store
+        try:
+            with self._network:
+                try:
+                    to_channels(decode(content, name), self._run.record.channels)
+                except Undecodable as error:
+                    raise DataError(f"this file cannot be searched for: {error.reason}.") from error
+                # No cache: the explorer writes nothing.
+                store = replace(self._run.record, cache=None).open(Upload(content, name), title="reading the query")
+                features = self._run.features_of(store)
+                belongs = self._catalogue.assign(features)
+        finally:
+            store = None
             give_memory_back()
         return {
             "cluster": int(belongs.cluster[0]),

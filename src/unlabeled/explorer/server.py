@@ -39,14 +39,16 @@ UPLOAD_BYTES: Final = 64 << 20
 MOST_AT_ONCE: Final = 200
 """Entries of one page of anything."""
 PORTS_TRIED: Final = 100
-MOST_THREADS: Final = 32
+MOST_THREADS: Final = 128
 """Connections that are served at once; others wait in the queue of the system."""
-WAIT_SECONDS: Final = 10.0
+WAIT_SECONDS: Final = 1.0
 """A connection that finds no free thread for so long is answered 503."""
-REQUEST_SECONDS: Final = 60.0
-"""A request must have arrived whole after so long, however slowly it comes."""
-SILENCE_SECONDS: Final = 30.0
-"""A connection that says nothing for so long is closed."""
+HEADER_SECONDS: Final = 5.0
+"""The line and the headers of a request must have arrived after so long, however slowly they come."""
+BODY_SECONDS: Final = 60.0
+"""So must what is sent behind them, from where the token is known."""
+SILENCE_SECONDS: Final = 4.0
+"""A connection that says nothing for so long is closed; browsers open another."""
 
 # No inline script or style, no form, no frame, no request to anywhere else; a dropped image is shown from memory (blob:).
 _POLICY = (
@@ -162,13 +164,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         """Read and answer one request; a connection that dribbles is cut off."""
-        limit = threading.Timer(REQUEST_SECONDS, self._cut_off)
-        limit.daemon = True
-        limit.start()
+        self._allow(HEADER_SECONDS)
         try:
             super().handle_one_request()
         finally:
-            limit.cancel()
+            self._limit.cancel()
+
+    def _allow(self, seconds: float) -> None:
+        """Cut the connection off after so long, unless the request has arrived."""
+        self._limit = threading.Timer(seconds, self._cut_off)
+        self._limit.daemon = True
+        self._limit.start()
 
     def _cut_off(self) -> None:
         with suppress(OSError):
@@ -302,6 +308,9 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(
                 413, f"the file has {int(length):,} bytes and a search takes at most {UPLOAD_BYTES:,}: make it smaller."
             )
+        self._limit.cancel()
+        self._allow(BODY_SECONDS)
+        self.connection.settimeout(BODY_SECONDS)
         try:
             content = self.rfile.read(int(length))
         except TimeoutError:
