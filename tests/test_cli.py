@@ -182,7 +182,7 @@ def test_evaluate_writes_the_promised_keys(trained: Trained, tmp_path: Path, cal
     assert json.loads(file.read_text()) == held_out | {"labels": "labels.csv"}
     assert call("evaluate", "nmi", run, "--json", file)[0] == 0
     assert 0 < json.loads(file.read_text())["nmi"] <= 1
-    assert set(json.loads((run / "scores.json").read_text())) == {"knn", "nmi"}
+    assert set(json.loads((run / "scores.json").read_text())) == {"knn", "nmi", "by_labels"}
 
 
 def test_what_may_be_chance_is_called_so():

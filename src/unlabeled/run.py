@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from unlabeled.weights.export import Exported
 
 
+BY_LABELS = "by_labels"
+"""Key of scores.json under which the scores of each set of labels stand."""
 WITHOUT_LABELS = ("cliques", "all", "retrieval", "voc-classification", "voc-detection", "voc-segmentation")
 """Protocols that read no labels of images, or those of another layout."""
 
@@ -209,7 +211,15 @@ class Run:
         if not self.folder.scores.is_file():
             return {}
         found = self.folder.read_object(self.folder.scores)
-        return {name: value for name, value in found.items() if isinstance(value, dict)}
+        return {name: value for name, value in found.items() if isinstance(value, dict) and name != BY_LABELS}
+
+    @property
+    def scores_by_labels(self) -> dict[str, dict[str, Any]]:
+        """The last result of each protocol with each set of labels."""
+        if not self.folder.scores.is_file():
+            return {}
+        found = self.folder.read_object(self.folder.scores).get(BY_LABELS, {})
+        return found if isinstance(found, dict) else {}
 
     def features_of(
         self,
@@ -460,8 +470,10 @@ class Run:
                 told = {"protocol": protocol, "published": protocols.published(protocol)}
                 write_json(Path(json), told | scores)
             try:
-                by_labels = {f"{protocol}@{scores['labels']}": scores} if "labels" in scores else {}
-                write_json(self.folder.scores, self.scores | {protocol: scores} | by_labels)
+                by_labels = self.scores_by_labels
+                if "labels" in scores:
+                    by_labels = by_labels | {f"{protocol}, labels {scores['labels']}": scores}
+                write_json(self.folder.scores, self.scores | {protocol: scores} | {BY_LABELS: by_labels})
             except RunError as error:
                 # Runs may lie where nobody can write; the numbers are still worth having.
                 progress.say(f"Note: the report will not show these scores: {error}")
