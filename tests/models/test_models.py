@@ -14,6 +14,7 @@ SMALLEST = {
     "alexnet_fc6": (63, 4096),
     "alexnet_nat": (63, 4096),
     "alexnet_small": (8, 256),
+    "efficientnet_lite0": (32, 1280),
     "resnet18": (32, 512),
     "resnet18_small": (8, 512),
     "resnet50": (32, 2048),
@@ -42,7 +43,9 @@ def test_smallest_image_works_and_one_pixel_less_is_refused(name: str) -> None:
     assert feature.shape == (2, dim)
     assert feature.isfinite().all()
     assert tuple(maps) == backbone.stages
-    assert all((stage >= 0).all() and stage.ndim == 4 and stage.shape[-1] >= 1 for stage in maps.values())
+    assert all(stage.ndim == 4 and stage.shape[-1] >= 1 for stage in maps.values())
+    if name != "efficientnet_lite0":  # its groups end with a linear projection
+        assert all((stage >= 0).all() for stage in maps.values())
     with pytest.raises(ConfigError, match=f"at least {size}"):
         build_backbone(name, image_size=size - 1)
 

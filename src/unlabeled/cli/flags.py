@@ -14,7 +14,7 @@ from unlabeled.recipes import RECIPES
 
 BACKBONES = (
     *("alexnet", "alexnet_fc6", "alexnet_nat", "alexnet_small", "resnet18", "resnet18_small"),
-    *("resnet50", "resnet101", "vgg16"),
+    *("efficientnet_lite0", "resnet50", "resnet101", "vgg16"),
 )
 """As `models.known_backbones`, which would import torch before a word of help is printed."""
 

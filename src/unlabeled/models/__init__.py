@@ -14,6 +14,7 @@ import torch
 from unlabeled.errors import ConfigError, unknown_name
 from unlabeled.models.alexnet import AlexNet, AlexNetFc6, AlexNetNat, AlexNetSmall
 from unlabeled.models.backbone import Backbone, Initialisation, initialise
+from unlabeled.models.efficientnet import EfficientNetLite0
 from unlabeled.models.heads import L2Head, LinearHead, l2_head, linear_head
 from unlabeled.models.norm import convert_sync
 from unlabeled.models.resnet import ResNet
@@ -47,6 +48,7 @@ _BACKBONES: dict[str, Callable[[int, int], Backbone]] = {
     "alexnet_fc6": AlexNetFc6,
     "alexnet_nat": AlexNetNat,
     "alexnet_small": AlexNetSmall,
+    "efficientnet_lite0": EfficientNetLite0,
     "resnet18": _resnet("resnet18", (2, 2, 2, 2), bottleneck=False),
     "resnet18_small": _resnet("resnet18_small", (2, 2, 2, 2), bottleneck=False, small=True),
     "resnet50": _resnet("resnet50", (3, 4, 6, 3), bottleneck=True),

@@ -70,7 +70,7 @@ class ConvNorm(nn.Module):
 def initialise(module: nn.Module, how: Initialisation, generator: torch.Generator | None = None) -> None:
     """Fill every parameter and statistic of `module`, in order, from `generator` (spec B08).
 
-    "fan_out": convolutions N(0, 2 / (k·k·channels out)), linear layers N(0, 0.01²), biases 0 (DeepCluster, instance
+    "fan_out": convolutions N(0, 2 / (k·k·channels out of a group)), linear layers N(0, 0.01²), biases 0 (DeepCluster, instance
     discrimination). "torch": weights and biases uniform in ±1/√fan-in (Torch7's default, which NAT used). Batch
     normalisation begins as the identity in both.
     """
@@ -96,7 +96,8 @@ def _initialise_layer(
         raise ConfigError(f"unknown initialisation '{how}'; give 'fan_out' or 'torch'.")
     std = 0.01
     if isinstance(layer, nn.Conv2d):
-        std = math.sqrt(2 / (math.prod(layer.kernel_size) * layer.out_channels))
+        fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
+        std = math.sqrt(2 / fan_out)
     layer.weight.normal_(0, std, generator=generator)
     if bias is not None:
         bias.zero_()
