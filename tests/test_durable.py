@@ -249,3 +249,30 @@ def test_what_is_missing_or_left_over_is_put_right(trained: Trained, tmp_path: P
     assert status == 0 and "is missing and is made again" in words(err)
     assert (run / "clusters.csv").read_text() == before
     assert not list(run.glob(".*.partial"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+    ids=["GPU", "CPU", "Python"],
+)
+@pytest.mark.parametrize("where", ["unlabeled.training.Optimizer.load_state_tensors", "unlabeled.session.embed"])
+def test_memory_that_runs_out_is_a_sentence_that_deletes_nothing(
+    trained: Trained, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, error: BaseException, where: str
+):
+    run = shutil.copytree(trained.run, tmp_path / "run")
+    (run / "features.safetensors").unlink()
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, fails)
+        status, _, err = call("resume", run)
+    assert status == 2 and "memory ran out" in words(err) and "--batch-size" in words(err)
+    assert "replace" not in words(err) and "Traceback" not in err
+    assert call("resume", run)[0] == 0

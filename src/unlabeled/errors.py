@@ -43,6 +43,16 @@ class MissingExtraError(UnlabeledError):
         super().__init__(f"{purpose} needs an optional dependency: install it with `pip install 'unlabeled[{extra}]'`.")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, a GPU's, or that of torch's allocator on a CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+        or "unable to mmap" in str(error)
+    )
+
+
 class Interrupted(Exception):
     """A person or the system asked a run to stop, and it did so where nothing is lost; the message says how to go on."""
 

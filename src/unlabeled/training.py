@@ -24,7 +24,7 @@ from unlabeled.config import Config
 from unlabeled.data.loading import Loader
 from unlabeled.device import autocast, resolve_precision
 from unlabeled.distributed import all_reduce_max, all_reduce_sum, barrier, is_distributed, is_main, rank, world_size
-from unlabeled.errors import DivergedError, Interrupted, RunError
+from unlabeled.errors import DivergedError, Interrupted, RunError, is_out_of_memory
 from unlabeled.features import embed
 from unlabeled.journal import Journal
 from unlabeled.methods.base import Embed, Method
@@ -263,7 +263,9 @@ class Saver:
             self.method.load_state_dict(_under("method.", found.tensors))
             self.optimizer.adopt(self.method.head)
             self.optimizer.load_state_tensors(_under("optimizer.", found.tensors))
-        except (RuntimeError, KeyError):
+        except (RuntimeError, KeyError) as error:
+            if is_out_of_memory(error):
+                raise
             raise RunError(
                 f"{found.path} does not fit {self.run.config}: the configuration was changed, or another version of this program "
                 "wrote it; put it back as it was, or begin anew with `--if-exists replace`."

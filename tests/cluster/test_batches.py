@@ -8,11 +8,13 @@ import torch
 from unlabeled.cluster import batches
 from unlabeled.errors import DataError
 
-RANDOM = torch.Generator().manual_seed(2)
+
+def normal(count: int, dims: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, dims, generator=torch.Generator().manual_seed(seed))
 
 
 def test_every_batch_is_standardized_with_shrinkage():
-    rows = torch.randn(130, 6, generator=RANDOM) * 3 + 5
+    rows = normal(130, 6, 1) * 3 + 5
     batch = ["a"] * 100 + ["b"] * 27 + ["c"] * 3
     fitted = batches.fit(rows, batch, ["a", "b", "c"])
     for number, (begin, end) in enumerate(((0, 100), (100, 127), (127, 130))):
@@ -27,9 +29,9 @@ def test_every_batch_is_standardized_with_shrinkage():
 
 
 def test_unknown_batches_get_statistics_of_their_own_where_they_are_large_enough():
-    rows = torch.randn(100, 4, generator=RANDOM)
+    rows = normal(100, 4, 2)
     fitted = batches.fit(rows, ["a"] * 100, ["a"])
-    new = torch.randn(60, 4, generator=RANDOM) * 5 + 40
+    new = normal(60, 4, 3) * 5 + 40
     names = ["large"] * 55 + ["small"] * 5
     more = fitted.extended(new, names)
     assert more.names == ("a", "large") and more.unknown(names) == ["small"]

@@ -12,20 +12,21 @@ import pytest
 import tifffile
 from PIL import Image, PngImagePlugin
 
-from unlabeled.data.decode import examine
+from unlabeled.data.decode import examine, pillow_warnings_ignored
 from unlabeled.data.doctor import check
 from unlabeled.data.frames import FrameSource
 from unlabeled.data.pixels import PixelBudget, Undecodable, lone_extreme
 from unlabeled.data.reading import ReadOptions
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
-from unlabeled.data.tiff import MOST_PAGES, count_pages
+from unlabeled.data.tiff import MOST_PAGES, count_pages, declared_pixels
 
 RNG = np.random.default_rng(5)
 
 
-def picture(side: int = 24, channels: int = 3) -> np.ndarray:
-    return RNG.integers(20, 230, (side, side, channels), dtype=np.uint8)
+def picture(side: int = 24, channels: int = 3, seed: int = 0) -> np.ndarray:
+    # Of a seed of its own: what a test sees must not depend on the tests before it.
+    return np.random.default_rng((side, seed)).integers(20, 230, (side, side, channels), dtype=np.uint8)
 
 
 def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
@@ -153,7 +154,7 @@ def test_only_the_end_marker_is_missing(progressive: bool):
 
 
 def test_a_later_frame_that_is_cut_leaves_the_first():
-    frames = [Image.fromarray(picture(40)) for _ in range(4)]
+    frames = [Image.fromarray(picture(40, seed=k)) for k in range(4)]
     stream = io.BytesIO()
     frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:])
     content = stream.getvalue()
@@ -246,3 +247,12 @@ def test_a_budget_lets_one_giant_through_alone():
     with budget.take(4), budget.take(6):
         assert budget._taken == 10
     assert budget._taken == 0
+
+
+def test_the_size_of_a_tiff_is_known_before_it_is_decoded():
+    five = RNG.integers(0, 4000, (30, 20, 5), dtype=np.uint16)
+    assert declared_pixels(tiff(five, photometric="minisblack", planarconfig="contig")) == 600
+    assert declared_pixels(tiff(picture())) == 24 * 24
+    with pillow_warnings_ignored:
+        for damaged in (b"", b"II*\0", b"II*\0\x08\0\0\0\xff\xff", tiff(five)[:60]):
+            assert declared_pixels(damaged) == 0

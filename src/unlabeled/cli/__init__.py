@@ -17,7 +17,7 @@ from unlabeled.cli import pictures as pictures, exploring as exploring, weights 
 from unlabeled.cli.console import app, fail, stopped
 from unlabeled.cli.mistakes import sentence
 from unlabeled.cli.single import help_of_one
-from unlabeled.errors import Interrupted, UnlabeledError, UnreadableError
+from unlabeled.errors import Interrupted, UnlabeledError, UnreadableError, is_out_of_memory
 
 __all__ = ["app", "main"]
 
@@ -59,3 +59,10 @@ def main(tokens: list[str] | None = None) -> None:
         fail(f"{error.filename or 'the system'}: {error.strerror or error}.")
     except Interrupted as stop:
         stopped(str(stop))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(
+            "memory ran out; what was saved before is kept. Lower --batch-size or --image-size, take fewer --num-clusters or a "
+            "smaller --backbone for a new run, or continue this one where more memory is free."
+        )

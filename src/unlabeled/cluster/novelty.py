@@ -97,12 +97,12 @@ def fit(rows: torch.Tensor, seed: int = 0) -> Novelty:
     dims = max(1, min(WHITENED, chosen.shape[1], len(fitted) // 4))
     with alone():  # every rank has all rows, and only one may ask
         whitening = fit_whitening(fitted, dims, whiten=True, seed=seed)
-    distances = _distances(whitening, chosen[held_out] if bool(held_out.any()) else fitted)
+    has_held_out = bool(held_out.any())
+    distances = _distances(whitening, chosen[held_out] if has_held_out else fitted)
     center = distances.median(0).values
     unit = (distances.quantile(0.95, dim=0) - center).clamp(min=_ROUNDING)
-    novelty = Novelty(whitening, center, unit, torch.empty(0))
     scores = ((distances - center) / unit).amax(1).sort().values
-    return Novelty(whitening, center, unit, scores if bool(held_out.any()) else novelty.calibration)
+    return Novelty(whitening, center, unit, scores if has_held_out else torch.empty(0))
 
 
 def _distances(whitening: Whitening, rows: torch.Tensor) -> torch.Tensor:

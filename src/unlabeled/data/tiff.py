@@ -25,6 +25,11 @@ _COLOR_CODECS: Final = frozenset({6, 7, 33003, 33005, 34712, 50001, 50002})
 """Compressions whose decoder gives RGB from YCbCr: JPEG, JPEG 2000, WebP, JPEG XL."""
 _REDUCED_OR_MASK: Final = 5
 """Bits of the subfile type that mark a reduced copy or a mask."""
+_HEADER_ERRORS: Final = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, struct.error),
+    *(RuntimeError, ArithmeticError, MemoryError),
+)
+"""What damaged headers make of a reader."""
 MOST_PAGES: Final = 1000
 """Pages of a file that are counted; a chain of more is called more than this."""
 _ALPHA: Final = frozenset({1, 2})
@@ -57,24 +62,26 @@ def bits(image: Image.Image) -> int:
 
 
 def declared_pixels(content: bytes) -> int:
-    """Height × width of the first page, 0 where that cannot be told: what is held against the budget of pixels."""
+    """Height × width of the first page by its header, 0 for what is no TIFF: what is held against the budget of pixels."""
     try:
         with Image.open(io.BytesIO(content), formats=("TIFF",)) as image:
             return image.height * image.width
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
-        return 0
+    except _HEADER_ERRORS:
+        return _pixels_by_tifffile(content)
 
 
-def tiff_pixels(content: bytes) -> int:
-    """Height × width of the largest page of the first series that tifffile sees; 0 for what is no TIFF."""
+def _pixels_by_tifffile(content: bytes) -> int:
+    # Pillow opens no TIFF of five channels, for example.
     try:
         import tifffile
-
-        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    except ImportError:
+        return 0
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             page = file.pages[0].aspage()
             return int(page.imagelength) * int(page.imagewidth)
-    except Exception:  # whatever damaged bytes make of a header, there is no size in it
+    except (tifffile.TiffFileError, *_HEADER_ERRORS):
         return 0
 
 

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from unlabeled import __version__, health
-from unlabeled.data.decode import DECODER_ERRORS, decode
+from unlabeled.data import tiff
+from unlabeled.data.decode import DECODER_ERRORS, decode, pillow_warnings_ignored
 from unlabeled.data.pixels import PIXEL_LIMIT, Undecodable, to_channels
 from unlabeled.data.sources import Source
-from unlabeled.data.tiff import tiff_pixels
 from unlabeled.errors import DataError, UnlabeledError
 from unlabeled.explorer.order import ClusterOrder, MemberOrder, Order
 from unlabeled.explorer.pictures import Picture, Pictures
@@ -37,21 +37,20 @@ NEIGHBORS = 24
 ALIKE = 5
 MOST_NAMES = 20_000
 """Names told at once; a person who wants more has clusters.csv."""
-
-
 UPLOAD_PIXELS = 50_000_000
 """Pixels of an image that is searched for: a few kilobytes may declare enough to fill the memory."""
 
 
 def declared_pixels(content: bytes) -> int:
     """Height × width that the header of an encoded image declares; 0 where nobody knows it, as of arrays."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.height * image.width
-    except Image.DecompressionBombError:
-        return PIXEL_LIMIT
-    except DECODER_ERRORS:
-        return tiff_pixels(content)
+    with pillow_warnings_ignored:
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return image.height * image.width
+        except Image.DecompressionBombError:
+            return PIXEL_LIMIT
+        except DECODER_ERRORS:
+            return tiff.declared_pixels(content)
 
 
 def give_memory_back() -> None:
