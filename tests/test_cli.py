@@ -157,7 +157,8 @@ def test_search_finds_the_picture_itself(trained: Trained, tmp_path: Path, call:
     assert out.splitlines()[0].split()[0] == "similarity"
     assert out.splitlines()[2].split() == ["1.000", str(query)], "it opens from here"
     hits = json.loads((tmp_path / "hits.json").read_text())[str(query)]
-    assert [set(hit) for hit in hits] == 3 * [{"path", "similarity"}]
+    assert [set(hit) for hit in hits] == 3 * [{"path", "file", "similarity"}]
+    assert all(Path(hit["file"]).is_file() for hit in hits)
     folder = call("search", trained.run, trained.new, "-k", 1)[1]
     assert folder.count("kind") == 80
     assert hits[0]["path"] == "kind1/001.png", "the name in the run, wherever the images are"

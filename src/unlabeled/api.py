@@ -36,6 +36,7 @@ def train(
     frames: Frames = "first",
     alpha: Alpha = "white",
     batch: str | None = None,
+    metadata: str | Path | None = None,
     **settings: Any,
 ) -> Run:
     """Learn features from a folder of images, without labels.
@@ -56,6 +57,8 @@ def train(
         alpha: `white` puts transparent pixels on white, `band` keeps alpha as a channel of its own.
         batch: `folder`, a column of the table or FILE.csv:column with the batch of each image (plate, date, camera): the
             features of the finished run are standardized batch by batch before they are clustered; see docs/batches.md.
+        metadata: CSV, TSV or Parquet table with a path column and others (plate, date, camera): the report says what of the
+            clusters each explains and colours the map by it. Never used for training.
         settings: any field of `Config`.
 
     Raises:
@@ -73,7 +76,9 @@ def train(
             session.same_request(RunFolder(out), data, recipe, labels, settings)
             return resume(out, device=device)
         with _place(out, if_exists) as run:
-            begun = session.begin(run, data, recipe, labels, device, cache, settings, tensorboard, options, batch)
+            begun = session.begin(
+                run, data, recipe, labels, device, cache, settings, tensorboard, options, batch, metadata
+            )
             session.execute(run, *begun, device=device)
         barrier()
         return Run(run.path, device)
@@ -179,7 +184,7 @@ def check(data: Images, *, json: str | Path | None = None, frames: Frames = "fir
         require_writable(json)
     source = open_source(data, ReadOptions(frames, alpha))
     with progress.bar("checking", len(source)) as update:
-        found = doctor.check(source, progress=lambda done, _total: update(done, ""))
+        found = doctor.check(source, progress=update)
     if json:
         write_json(json, findings.to_json(found))
     return found

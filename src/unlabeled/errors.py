@@ -53,6 +53,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an error says that another process of the same run went away: torch.distributed's own classes, or gloo's words."""
+    return type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError") or any(
+        words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    )
+
+
 class Interrupted(Exception):
     """A person or the system asked a run to stop, and it did so where nothing is lost; the message says how to go on."""
 

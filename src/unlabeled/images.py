@@ -26,6 +26,7 @@ from unlabeled.data.pixels import Undecodable, ValueRange
 from unlabeled.data.reading import ReadOptions
 from unlabeled.data.sources import Source, open_source
 from unlabeled.data.store import ImageStore, open_store
+from unlabeled.distributed import all_gather_rows
 from unlabeled.errors import ConfigError, DataError, RunError
 from unlabeled.runfolder import RunFolder
 
@@ -58,10 +59,18 @@ class DataRecord:
     """`frames` and `alpha` of `ReadOptions`; empty for the defaults."""
     batch: str | None = None
     """Where the batch of each image stands (plate, date, camera): `folder`, a column or a file; see `cluster.batches`."""
+    metadata: str | None = None
+    """A table with what else is known of the images, for the report and the explorer; see `data.metadata`."""
 
     @staticmethod
     def of(
-        store: ImageStore, data: str, labels: str | None, store_size: int, cache: Path | None, batch: str | None = None
+        store: ImageStore,
+        data: str,
+        labels: str | None,
+        store_size: int,
+        cache: Path | None,
+        batch: str | None = None,
+        metadata: str | None = None,
     ) -> DataRecord:
         """The record of a store just opened for training."""
         return DataRecord(
@@ -76,6 +85,7 @@ class DataRecord:
             str(cache) if cache else None,
             store.reading,
             batch,
+            metadata,
         )
 
     @staticmethod
@@ -240,6 +250,23 @@ def resolved(place: str) -> str:
 def make_loader(store: ImageStore, config: Config, device: torch.device) -> Loader:
     """Batches of views of these images, as `config` describes them."""
     return Loader(store, Views.from_config(config, store.is_colour), device=device, seed=config.seed)
+
+
+def same_on_every_rank(place: object, names: Sequence[str], contents: bytes = b"") -> None:
+    """Refuse to go on where the processes of one run see different images at the same place.
+
+    Raises:
+        DataError: on every rank, so that none waits for the others.
+    """
+    own = hashlib.blake2b(digest(names).encode() + contents, digest_size=8).digest()
+    facts = torch.tensor([[int.from_bytes(own, "little", signed=True), len(names)]])
+    gathered = all_gather_rows(facts)
+    if bool((gathered[:, 0] != gathered[0, 0]).any()):
+        counts = ", ".join(f"{count:,}" for count in gathered[:, 1].tolist())
+        raise DataError(
+            f"the processes of this run find different images in {place} ({counts}: one number for each process; names and "
+            "contents are compared too): give every machine the same files, then start again."
+        )
 
 
 def same_contents(store: ImageStore, kept: bytes, run: Path) -> None:

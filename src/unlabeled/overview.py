@@ -6,9 +6,11 @@ Shapes: N images of the run, n of them shown (all, up to `MOST_IMAGES`), D featu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,13 +22,15 @@ from safetensors.torch import save_file
 
 from unlabeled import progress
 from unlabeled.config import Config
-from unlabeled.data.image_statistics import MEASURED, Statistic, described, measure, of_files
+from unlabeled.data.image_statistics import MEASURED, SECONDS_OF_A_DAY, Statistic, described, measure, of_files
 from unlabeled.data.labels import read_labels
+from unlabeled.data.metadata import MOST_CATEGORIES, of_rows, read_metadata
 from unlabeled.data.sources import Source
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import DataError, RunError
-from unlabeled.evaluation.explain import Explanation, explain
+from unlabeled.evaluation.explain import BINS, Explanation, explain
 from unlabeled.evaluation.knn import nearest_others
+from unlabeled.images import DataRecord
 from unlabeled.runfolder import replacing
 from unlabeled.visualize.atlas import coarse, even_sample, repeats
 from unlabeled.visualize.facts import Atlas, Colouring
@@ -39,12 +43,9 @@ if TYPE_CHECKING:
 NEIGHBORS = 12
 SIDE = 48
 """Pixels of a thumbnail before it is packed."""
-MOST_CATEGORIES = 1000
-"""Folders or labels that a colouring may have."""
-_SCALES: dict[str, Literal["pixels", "ratio", "date", "share", "hue"]] = {
+_SCALES: dict[str, Literal["pixels", "ratio", "share", "hue"]] = {
     "size": "pixels",
     "aspect": "ratio",
-    "date": "date",
     "brightness": "share",
     "contrast": "share",
     "saturation": "share",
@@ -74,6 +75,7 @@ def overview(run: Run, store: ImageStore) -> Overview:
     source = store.source
     statistics = described(measured(run.folder.statistics, store)[rows], store.is_colour)
     statistics += of_files([store.names[i] for i in rows], source, store.index_in_source[rows])
+    statistics += of_metadata(run.record, source, store.index_in_source[rows], {one.name for one in statistics})
     thumbnails: list[NDArray[np.uint8]] = []
     cells: list[NDArray[np.float32]] = []
     blank: list[bool] = []
@@ -98,7 +100,7 @@ def overview(run: Run, store: ImageStore) -> Overview:
         similarities=similarity,
         repeated=repeats(np.stack(cells), np.array(blank), index, digests),
         tree=catalogue.tree,
-        colourings=[*_labels(run, store, source, rows), *colourings(statistics)],
+        colourings=[*of_labels(run, source, store.index_in_source[rows]), *colourings(statistics)],
         total=len(store),
     )
     place = np.full(len(store), -1, np.int64)
@@ -164,10 +166,29 @@ def kept_positions(kept: Path, unit: torch.Tensor, seed: int) -> NDArray[np.floa
 def colourings(statistics: Sequence[Statistic]) -> list[Colouring]:
     """Statistics as colours of a map, without those of too many categories to be told apart."""
     return [
-        Colouring(one.name, one.values, one.categories, (one.low, one.high), _SCALES.get(one.name, "plain"))
+        Colouring(one.name, one.values, one.categories, (one.low, one.high), _scale(one))
+        if one.categories or one.known.all()
+        else _in_steps(one)
         for one in statistics
         if len(one.categories) <= MOST_CATEGORIES
     ]
+
+
+def _scale(one: Statistic) -> Literal["plain", "pixels", "ratio", "date", "share", "hue"]:
+    return "date" if one.is_date else _SCALES.get(one.name, "plain")
+
+
+def _in_steps(one: Statistic) -> Colouring:
+    """A number that some images lack, as ten ranges: a colour of the scale would give these a value."""
+    edges = np.unique(np.quantile(one.values[one.known], np.linspace(0, 1, BINS + 1)))
+    step = np.searchsorted(edges[1:-1], one.values, side="right")
+    texts = [_date(edge) if one.is_date else f"{edge:.4g}" for edge in edges.tolist()]
+    ranges = tuple(f"{low} to {high}" for low, high in pairwise(texts))
+    return Colouring(one.name, np.where(one.known, step, -1), ranges)
+
+
+def _date(days: float) -> str:
+    return datetime.fromtimestamp(days * SECONDS_OF_A_DAY, UTC).date().isoformat()
 
 
 def _metadata(kept: Path) -> dict[str, str]:
@@ -189,13 +210,34 @@ def _images(store: ImageStore) -> str:
     return words.hexdigest()
 
 
-def _labels(run: Run, store: ImageStore, source: Source, rows: NDArray[np.int64]) -> list[Colouring]:
-    if run.record.labels is None:
+def of_labels(run: Run, source: Source, rows: NDArray[np.int64]) -> list[Colouring]:
+    """The labels of the run, and those its training images were scored by, as colours; `rows` [n]: places in `source`, -1 for none.
+
+    What cannot be read any more is left out: labels are optional, and the file may be gone.
+    """
+    found: list[Colouring] = []
+    for spec in run.label_specs:
+        try:
+            labels = read_labels(source, spec)
+        except DataError:
+            continue
+        if len(labels.class_names) <= MOST_CATEGORIES:
+            ids = np.where(rows >= 0, labels.ids[np.maximum(rows, 0)], -1)
+            name = "label" if not found else f"label ({spec if spec == 'folder' else Path(spec).name})"
+            found.append(Colouring(name, ids, labels.class_names))
+    return found
+
+
+def of_metadata(
+    record: DataRecord, source: Source, rows: NDArray[np.int64], taken: Container[str] = ()
+) -> list[Statistic]:
+    """The columns of the run's table of metadata, for the images `rows` [n] of `source`; those with a `taken` name say so."""
+    if record.metadata is None:
         return []
     try:
-        found = read_labels(source, run.record.labels)
-    except DataError:
-        return []  # they were optional at training, and the file may be gone
-    if len(found.class_names) > MOST_CATEGORIES:
+        statistics, _ = read_metadata(source, Path(record.metadata))
+    except DataError as error:
+        progress.say(f"Note: the metadata is left out: {error}")
         return []
-    return [Colouring("label", found.ids[store.index_in_source[rows]], found.class_names)]
+    named = [replace(one, name=f"{one.name} (metadata)" if one.name in taken else one.name) for one in statistics]
+    return [one for one in of_rows(named, rows) if len(np.unique(one.values[one.known])) > 1]

@@ -9,7 +9,7 @@ import csv
 import os
 from collections.abc import Container, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
@@ -36,13 +36,14 @@ from unlabeled.clustered import (
 from unlabeled.config import Config, Precision
 from unlabeled.data.in_memory import Images
 from unlabeled.data.labels import read_labels
+from unlabeled.data.metadata import read_metadata
 from unlabeled.data.store import ImageStore
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, is_main
 from unlabeled.embedding import Embedding, writer
 from unlabeled.errors import ConfigError, DataError, RunError, UnreadableError, typed, unknown_name
 from unlabeled.features import embed
-from unlabeled.images import DataRecord, make_loader, same_images
+from unlabeled.images import DataRecord, make_loader, resolved, same_images, same_on_every_rank
 from unlabeled.journal import epochs
 from unlabeled.methods import build_method, build_network
 from unlabeled.methods.base import Method
@@ -221,6 +222,13 @@ class Run:
         found = self.folder.read_object(self.folder.scores).get(BY_LABELS, {})
         return found if isinstance(found, dict) else {}
 
+    @property
+    def label_specs(self) -> list[str]:
+        """Labels of the training images: those of the training, then those of every `evaluate` on these images."""
+        given = [] if self.record.labels is None else [self.record.labels]
+        scored = (one.get("labels_of_training") for one in self.scores_by_labels.values())
+        return list(dict.fromkeys([*given, *(spec for spec in scored if isinstance(spec, str))]))
+
     def features_of(
         self,
         store: ImageStore,
@@ -229,6 +237,7 @@ class Run:
         precision: Precision | None = None,
     ) -> torch.Tensor:
         """Features [M, D] of opened images, in order, the same on every rank; in the run's precision unless told."""
+        same_on_every_rank(store.source.path, store.names, store.contents)
         device = torch_device(self._device)
         loader = make_loader(store, self.config, device)
         dtype = resolve_precision(precision or self.config.precision, device)
@@ -384,7 +393,7 @@ class Run:
         Args:
             queries: image files, or folders of them; arrays, tensors or Pillow images.
             k: how many to find for each.
-            json: file to write the result to.
+            json: file to write the result to: for each query its hits with path, similarity and `file`, where the image lies.
             strict: raise UnreadableError at the end if images could not be read.
 
         Raises:
@@ -419,11 +428,19 @@ class Run:
         if not found and unread:
             raise DataError(" ".join(why for _, why in unread))
         if json and is_main():
-            write_json(json, {query: [vars(hit) for hit in hits] for query, hits in found.items()})
+            rows = {
+                query: [vars(hit) | {"file": self.file_of(hit.path)} for hit in hits] for query, hits in found.items()
+            }
+            write_json(json, rows)
             if unread:
                 write_skipped(json, unread)
         self._told(unread, strict)
         return found
+
+    def file_of(self, name: str) -> str:
+        """Where a training image lies, as it opens from here; in an array or an archive there is no file, only its name."""
+        path = Path(self.record.data) / name
+        return str(path) if path.is_file() else name
 
     def evaluate(
         self,
@@ -472,7 +489,9 @@ class Run:
             try:
                 by_labels = self.scores_by_labels
                 if "labels" in scores:
-                    by_labels = by_labels | {f"{protocol}, labels {scores['labels']}": scores}
+                    is_training = resolved(str(asked.data)) == resolved(self.record.data)
+                    known = {"labels_of_training": asked.labels} if is_training else {}
+                    by_labels = by_labels | {f"{protocol}, labels {scores['labels']}": scores | known}
                 write_json(self.folder.scores, self.scores | {protocol: scores} | {BY_LABELS: by_labels})
             except RunError as error:
                 # Runs may lie where nobody can write; the numbers are still worth having.
@@ -545,19 +564,52 @@ class Run:
 
         return pictures.draw(self, what, data, out, options)
 
-    def report(self, out: str | Path | None = None, *, store: ImageStore | None = None) -> Path:
+    def report(
+        self,
+        out: str | Path | None = None,
+        *,
+        labels: str | None = None,
+        metadata: str | Path | None = None,
+        store: ImageStore | None = None,
+    ) -> Path:
         """Write the report, one HTML file that opens from disk without a network; returns where it is.
 
         Args:
             out: the file; RUN/report.html where not given.
+            labels: labels of the training images as in `evaluate`, to colour the map by; the run remembers them.
+            metadata: CSV, TSV or Parquet table with a path column and others (plate, date, camera), which are explained as
+                brightness is and offered as colours; the run remembers it.
             store: the training images, if they are open already.
+
+        Raises:
+            DataError: labels or metadata do not fit the images, or these are gone.
+            RunError: `out` cannot be written, or the run has not ended.
         """
         from unlabeled.summary import write
 
         if out:
             require_writable(Path(out))
+        if labels is not None or metadata is not None:
+            self._remember(labels, metadata)
         progress.say("Writing the report: the map, the clusters, what the features hold.")
         return write(self, store or self.record.open(self.record.data), Path(out) if out else self.folder.report)
+
+    def _remember(self, labels: str | None, metadata: str | Path | None) -> None:
+        """Keep labels and metadata of the training images in data.json once they were read."""
+        source, known = self.record.source(), self.record
+        if labels is not None:
+            for sentence in read_labels(source, labels).sentences():
+                progress.say(sentence)
+            known = replace(known, labels=labels)
+        if metadata is not None:
+            columns, notes = read_metadata(source, Path(metadata).expanduser())
+            progress.say(f"Metadata: {', '.join(one.name for one in columns)}.")
+            for sentence in notes.sentences():
+                progress.say(f"Note: {sentence}")
+            known = replace(known, metadata=str(Path(metadata).expanduser()))
+        if is_main():
+            write_json(self.folder.data, asdict(known))
+        self.record = known
 
     @cached_property
     def answers(self) -> Answers:

@@ -18,8 +18,10 @@ from unlabeled import assignments, catalogue, progress
 from unlabeled.allocator import use_big_pages_allocator
 from unlabeled.clustered import clustered, write_clusters
 from unlabeled.config import Config, DataFacts
+from unlabeled.data.findings import FEW, few
 from unlabeled.data.in_memory import Images
 from unlabeled.data.loading import Loader
+from unlabeled.data.metadata import read_metadata
 from unlabeled.data.notes import Notes
 from unlabeled.data.reading import ReadOptions
 from unlabeled.data.sources import open_source
@@ -39,6 +41,7 @@ from unlabeled.images import (
     resolved,
     same_contents,
     same_images,
+    same_on_every_rank,
 )
 from unlabeled.journal import epochs
 from unlabeled.methods import build_method, build_network
@@ -62,6 +65,8 @@ CONSISTENCY_IMAGES = 1000
 """Images, evenly spaced, whose neighbors are compared under new views: a few seconds."""
 STABILITY_ROUNDS = 5
 """Parts of the images that are clustered anew for it."""
+MUCH_SMALLER = 4
+"""Times that images are reduced from which what is lost is said."""
 DATA_INIT_VIEWS = 256
 """Views that decide the scale of the first weights where `data_init` is on."""
 
@@ -92,6 +97,7 @@ def begin(
     tensorboard: bool = False,
     options: ReadOptions | None = None,
     batch: str | None = None,
+    metadata: str | Path | None = None,
 ) -> tuple[ImageStore, Config, torch.Tensor | None]:
     """Read the images and labels, resolve every setting, say the plan, and write the files a run begins with.
 
@@ -104,11 +110,13 @@ def begin(
     if tensorboard and find_spec("tensorboard") is None:
         raise MissingExtraError("Writing TensorBoard events", "tensorboard")
     source = open_source(data, options)
+    same_on_every_rank(source.path, source.names)
     facts = probe(source, device)
     config = configure(recipe, facts, settings)
     folder = Path(cache).expanduser() if cache else default_cache()
     with progress.bar("reading images", len(source)) as update:
         store = open_store(source, short_side=config.store_size, cache=folder, progress=update)
+    same_on_every_rank(source.path, store.names, store.contents)
     if store.num_decoded_again:
         progress.say(
             f"Note: {store.location} has no room for {store.num_decoded_again:,} of {len(store):,} images; they are decoded "
@@ -120,6 +128,11 @@ def begin(
         mean, std = store.channel_statistics()
         config = config.replace(mean=mean, std=std)
     ids = training_labels(source, store, labels, say=True) if labels else None
+    if metadata:
+        columns, told = read_metadata(source, Path(metadata).expanduser())
+        progress.say(f"Metadata: {', '.join(one.name for one in columns)}.")
+        for sentence in told.sentences():
+            progress.say(f"Note: {sentence}")
     if batch:
         names = sorted(set(catalogue.batch_of(source, store, batch)))
         progress.say(
@@ -143,7 +156,9 @@ def begin(
         with replacing(run.contents) as partial:
             partial.write_bytes(store.contents)
         write_json(run.environment, environment(device, world_size()))
-        write_json(run.data, asdict(DataRecord.of(store, place_of(data), labels, config.store_size, folder, batch)))
+        table = str(Path(metadata).expanduser()) if metadata else None
+        record = DataRecord.of(store, place_of(data), labels, config.store_size, folder, batch, table)
+        write_json(run.data, asdict(record))
         write_text(run.config, config.model_dump_json(indent=2) + "\n")
     # No rank may look for a checkpoint while those of an earlier run are still being removed.
     barrier()
@@ -184,6 +199,7 @@ def reopen(run: RunFolder) -> tuple[ImageStore, Config, torch.Tensor | None]:
     if run.journal.is_file():
         epochs(run.journal)  # complains of damage before anything is read or trained
     source = record.source()
+    same_on_every_rank(source.path, source.names)
     store = record.open(source)
     same_images(store, record, run.path)
     if run.contents.is_file():
@@ -210,12 +226,29 @@ def announce(
         f"(recipe {config.recipe})"
     )
     progress.say(parts.sentence())
+    for note in _small(store, config, facts):
+        progress.say(f"Note: {note}")
     made = sum(assignments.is_made(config, epoch) for epoch in range(config.epochs))
     if config.method == "deepcluster" and made == 1 and config.epochs > 1:
         progress.say(
             f"Note: clusters are made once, of the untrained network, because new ones come every {config.reassign_every:g} of "
             f"{config.epochs} epochs; more --epochs, or a lower --reassign-every, lets what was learned make better ones."
         )
+
+
+def _small(store: ImageStore, config: Config, facts: DataFacts) -> list[str]:
+    """What is lost where images are kept much smaller than they are, and what so few of them mean."""
+    told: list[str] = []
+    factor = min(facts.height, facts.width) / config.store_size
+    if factor >= MUCH_SMALLER:
+        told.append(
+            f"images of {facts.height:,} x {facts.width:,} pixels are kept with {config.store_size} on the shorter side, one of "
+            f"{factor:.0f}: what is smaller than {factor:.0f} pixels is not seen. --image-size and --store-size keep more; large "
+            "pictures such as slides and scenes are better cut into tiles."
+        )
+    if len(store) < FEW:
+        told.append(few(len(store)))
+    return told
 
 
 def execute(

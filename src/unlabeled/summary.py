@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from unlabeled import __version__, assignments, health, journal, progress
 from unlabeled.catalogue import Catalogue
+from unlabeled.config import Config
 from unlabeled.data.notes import Notes
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import alone
@@ -84,7 +85,7 @@ def facts(run: Run, store: ImageStore) -> ReportFacts:
         labels=scores.get("labels", "given"),
         consistency=_consistency(run),
         notes=_notes(run),
-        next_steps=next_steps(verdict, catalogue, bool(scores)),
+        next_steps=next_steps(verdict, catalogue, run.config, bool(scores)),
         commands=commands(run),
         generator=f"unlabeled {__version__}",
     )
@@ -247,7 +248,7 @@ def thumbnail(store: ImageStore, i: int) -> np.ndarray:
     return np.ascontiguousarray(pixels[::step, ::step, :channels].numpy())
 
 
-def next_steps(verdict: health.Verdict, catalogue: Catalogue, has_scores: bool) -> list[str]:
+def next_steps(verdict: health.Verdict, catalogue: Catalogue, config: Config, has_scores: bool) -> list[str]:
     """What to try next, most useful first."""
     steps: list[str] = []
     if verdict.advice:
@@ -256,6 +257,10 @@ def next_steps(verdict: health.Verdict, catalogue: Catalogue, has_scores: bool) 
     if unlike:
         marked = progress.counted(unlike, "image")
         steps.append(f"Look at the {marked} marked `unlike` in clusters.csv: nothing else here looks like that.")
+    if config.flip == "horizontal":
+        steps.append(
+            "If the images have no up, as satellite tiles and most microscopy, train again with `--flip both`."
+        )
     if not has_scores:
         steps.append(
             "If some images have labels, score the features: `unlabeled evaluate knn RUN DATA --labels folder`."

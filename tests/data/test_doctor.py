@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tifffile
 from PIL import Image
 from rich.console import Console
 
+from unlabeled.data import doctor as doctor_module
+from unlabeled.data import findings
 from unlabeled.data.doctor import check
 from unlabeled.data.findings import sentences, table, to_json
 from unlabeled.data.sources import open_source
@@ -23,13 +27,64 @@ def save(path: Path, array: np.ndarray) -> None:
     Image.fromarray(array).save(path)
 
 
-def test_a_sound_folder(tmp_path: Path) -> None:
+def test_a_sound_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "FEW", 5)
     for k in range(5):
         save(tmp_path / f"{k}.png", RNG.integers(0, 256, (40, 48 + k, 3), dtype=np.uint8))
     doctor = check(open_source(tmp_path))
     assert (doctor.total, doctor.readable, doctor.broken) == (5, 5, [])
     assert doctor.heights == (40, 40, 40) and doctor.widths == (48, 50, 52)
     assert sentences(doctor) == ["All 5 images can be read, and nothing stands out."]
+
+
+def test_images_of_another_size_and_too_few_of_them_are_remarked(tmp_path: Path) -> None:
+    for k in range(6):
+        save(tmp_path / f"{k}.png", RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    save(tmp_path / "slide.png", RNG.integers(0, 256, (161, 100, 3), dtype=np.uint8))
+    save(tmp_path / "large.png", RNG.integers(0, 256, (160, 100, 3), dtype=np.uint8))
+    save(tmp_path / "stamp.png", RNG.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    doctor = check(open_source(tmp_path))
+    assert doctor.odd == ["slide.png", "stamp.png"]
+    told = sentences(doctor)
+    assert any("2 images are of another size by far" in one and "slide.png, stamp.png" in one for one in told)
+    assert any(one.startswith("9 images: so few teach a network next to nothing") for one in told)
+
+
+def test_an_image_that_takes_long_is_named_and_the_others_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(5):
+        save(tmp_path / f"{k}.png", RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    may_go_on, told = threading.Event(), list[tuple[int, str]]()
+    real = doctor_module.examine
+
+    def examine(content: object, name: str, **options: object) -> object:
+        if name == "0.png":
+            may_go_on.wait(20)
+        return real(content, name, **options)  # type: ignore[arg-type]
+
+    def note(done: int, text: str) -> None:
+        told.append((done, text))
+        if (4, "at 0.png") in told:
+            may_go_on.set()
+
+    monkeypatch.setattr(doctor_module, "examine", examine)
+    monkeypatch.setattr(doctor_module, "_PATIENCE", 0.02)
+    assert check(open_source(tmp_path), progress=note, workers=2).readable == 5
+    assert (4, "at 0.png") in told
+    assert told[-1] == (5, "")
+
+
+def test_scales_are_of_the_images_that_will_be_used(tmp_path: Path) -> None:
+    for k in range(3):
+        tifffile.imwrite(
+            tmp_path / f"{k}.tif",
+            RNG.integers(0, 1000, (40, 40, 5)).astype(np.uint16),
+            photometric="minisblack",
+            planarconfig="contig",
+        )
+    tifffile.imwrite(tmp_path / "other.tif", RNG.integers(0, 60000, (40, 40)).astype(np.uint16))
+    assert list(check(open_source(tmp_path)).scaling) == ["uint16 × 5"]
 
 
 def test_faults_are_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from unlabeled.cli import pictures as pictures, exploring as exploring, weights 
 from unlabeled.cli.console import app, fail, stopped
 from unlabeled.cli.mistakes import sentence
 from unlabeled.cli.single import help_of_one
-from unlabeled.errors import Interrupted, UnlabeledError, UnreadableError, is_out_of_memory
+from unlabeled.errors import Interrupted, UnlabeledError, UnreadableError, is_lost_process, is_out_of_memory
 
 __all__ = ["app", "main"]
 
@@ -60,6 +60,11 @@ def main(tokens: list[str] | None = None) -> None:
     except Interrupted as stop:
         stopped(str(stop))
     except (RuntimeError, MemoryError) as error:
+        if is_lost_process(error):
+            fail(
+                "another process of this run ended, so this one ends too; what was saved before is kept. What happened stands in "
+                "the other's output; start all processes again, a training with `unlabeled resume RUN`."
+            )
         if not is_out_of_memory(error):
             raise
         fail(

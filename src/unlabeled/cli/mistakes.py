@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+
 from cyclopts import CycloptsError
 from cyclopts.exceptions import (
     CoercionError,
     MissingArgumentError,
     RepeatArgumentError,
     UnknownCommandError,
+    UnknownOptionError,
     UnusedCliTokensError,
 )
 from pydantic import ValidationError
@@ -15,6 +18,9 @@ from pydantic_core import ErrorDetails
 
 NEEDS_FLAG = "out"
 """Required arguments that are flags; the others stand without a name."""
+
+NEARLY = 0.75
+"""Likeness of two names, as `difflib` has it, from which one is taken for the other."""
 
 
 def sentence(error: CycloptsError) -> str:
@@ -35,10 +41,21 @@ def sentence(error: CycloptsError) -> str:
     if isinstance(error, UnknownCommandError):
         # The library cuts its list of verbs short.
         return f"{str(error).split(' Available commands:')[0]} See `unlabeled --help` for all verbs."
+    if isinstance(error, UnknownOptionError):
+        return f"{_unknown_option(error)} {help_line}"
     if isinstance(error, CoercionError) and error.target_type in (int, float) and error.token is not None:
         wanted = "a whole number" if error.target_type is int else "a number"
         return f"{error.token.keyword} must be {wanted}, got '{error.token.value}'. {help_line}"
     return f"{error} {help_line}"
+
+
+def _unknown_option(error: UnknownOptionError) -> str:
+    """The option, and the known one that it nearly is: a slip of the hand, not a word of another meaning (`--init` is no
+    `--data-init`)."""
+    given = (error.token.keyword or error.token.value).partition("=")[0]
+    known = [name for argument in error.argument_collection if argument.parse for name in argument.names]
+    near = difflib.get_close_matches(given, known, n=1, cutoff=NEARLY)
+    return f"Unknown option: {given}." + (f" Did you mean {near[0]}?" if near else "")
 
 
 def _missing(error: MissingArgumentError, verb: str) -> str:

@@ -98,6 +98,7 @@ def train(
     frames: Frames = "first",
     alpha: Alpha = "white",
     batch: str | None = None,
+    metadata: Path | None = None,
     settings: SettingsFlags = None,
 ) -> None:
     """Learn features from a folder of images. No labels, no configuration file, no network.
@@ -130,6 +131,9 @@ def train(
     batch
         The word `folder`, a column, or FILE.csv:column with the batch of each image (plate, date, camera): the features of
         the finished run are standardized batch by batch before they are clustered.
+    metadata
+        Table with a path column and others (plate, date, camera): the report says what of the clusters each explains and
+        colours the map by it.
     """
     from unlabeled import api
 
@@ -145,6 +149,7 @@ def train(
         frames=frames,
         alpha=alpha,
         batch=batch,
+        metadata=metadata,
         **given(settings),
     )
     _say_done(run)

@@ -196,15 +196,12 @@ def search(
         raise ConfigError("search needs at least one query image: `unlabeled search RUN photo.jpg`.")
     with opened_run(run, device) as opened:
         found = opened.search([str(query) for query in queries], k, json=json, strict=strict)
-        folder = Path(opened.record.data)
     output.print("similarity  training image")
     for query, hits in found.items():
         output.print(printable(query), style="bold", markup=False)
         digits = _digits([hit.similarity for hit in hits])
         for hit in hits:
-            # As it opens from here; in an array or an archive there is nothing to open.
-            path = folder / hit.path if (folder / hit.path).is_file() else hit.path
-            output.print(f"{hit.similarity:10.{digits}f}  {printable(str(path))}", markup=False)
+            output.print(f"{hit.similarity:10.{digits}f}  {printable(opened.file_of(hit.path))}", markup=False)
 
 
 def _digits(similarities: Sequence[float]) -> int:
@@ -213,8 +210,8 @@ def _digits(similarities: Sequence[float]) -> int:
     return next((d for d in range(3, 6) if len({round(value, d) for value in similarities}) == distinct), 6)
 
 
-@app.command(usage="Usage: unlabeled report RUN [--out FILE]")
-def report(run: Path, *, out: Path | None = None) -> None:
+@app.command(usage="Usage: unlabeled report RUN [--out FILE] [--labels FILE] [--metadata FILE]")
+def report(run: Path, *, out: Path | None = None, labels: str | None = None, metadata: Path | None = None) -> None:
     """Write the report: one HTML file that opens from disk with no network.
 
     Parameters
@@ -223,6 +220,12 @@ def report(run: Path, *, out: Path | None = None) -> None:
         Folder of the run.
     out
         File to write [default: RUN/report.html].
+    labels
+        Labels of the training images to colour the map by: the word `folder`, or a CSV file with path and label columns. The
+        run remembers them, for the explorer too.
+    metadata
+        Table with a path column and others (plate, date, camera): the report says what of the clusters each explains and
+        colours the map by it. The run remembers it.
     """
     with opened_run(run, "cpu") as opened:
-        output.print(f"Report: {opened.report(out)}", markup=False)
+        output.print(f"Report: {opened.report(out, labels=labels, metadata=metadata)}", markup=False)

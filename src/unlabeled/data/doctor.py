@@ -7,6 +7,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,9 @@ from unlabeled.data.source import Source
 
 _SMALL_SIDE = 32
 _LONG_RATIO = 4
+_ODD_RATIO = 4
+_PATIENCE = 0.5
+"""Seconds after which the image that is waited for is named."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Doctor:
     """Images with a side under 32 pixels."""
     long: list[str]
     """Images more than four times as long as wide, or the other way round."""
+    odd: list[str]
+    """Images whose larger side is under a quarter or over four times the median one."""
     notes: Notes = field(default_factory=Notes)
     """Of rows, names and pixels: what was left out, replaced or repaired, such as transparency put on white."""
 
@@ -81,33 +87,43 @@ class Doctor:
         return sum(len(group) - 1 for group in self.duplicates)
 
 
-def check(source: Source, *, progress: Callable[[int, int], None] | None = None, workers: int = 0) -> Doctor:
+def check(source: Source, *, progress: Callable[[int, str], None] | None = None, workers: int = 0) -> Doctor:
     """Read and decode every image once.
 
-    progress: called with (done, total) after each image, in the calling thread.
+    progress: called with (images done, note) after each image, in the calling thread; the note names an image that takes long.
     workers: threads; 0 means as many as there are processors, at most eight.
     """
     threads = workers or min(8, os.cpu_count() or 1)
-    findings: list[Finding] = []
     with ThreadPoolExecutor(threads) as pool:
-        for finding in _in_order(pool, source, 4 * threads):
-            findings.append(finding)
-            if progress:
-                progress(len(findings), len(source))
+        findings = list(_in_order(pool, source, 4 * threads, progress or (lambda _done, _note: None)))
     return _summary(source, findings)
 
 
-def _in_order(pool: ThreadPoolExecutor, source: Source, ahead: int) -> Iterator[Finding]:
+def _in_order(
+    pool: ThreadPoolExecutor, source: Source, ahead: int, progress: Callable[[int, str], None]
+) -> Iterator[Finding]:
     """Findings in the order of the source, with a bounded number under way so that memory stays bounded too."""
+
+    def first() -> Finding:
+        # A slide takes as long as thousands of tiles: the others that are done by then count, and it is named.
+        nonlocal done
+        while not wait_for([pending[0]], timeout=_PATIENCE).done:
+            progress(done + sum(one.done() for one in pending), f"at {source.names[done]}")
+        finding = pending.popleft().result()
+        done += 1
+        progress(done, "")
+        return finding
+
+    done = 0
     # One image in so many leaves pixels for the range of values: enough for percentiles, whatever the size of the set.
     sampled_every = max(1, len(source) // 2000)
     pending: deque[Future[Finding]] = deque()
     for index in range(len(source)):
         pending.append(pool.submit(_look_at, source, index, index % sampled_every == 0))
         if len(pending) >= ahead:
-            yield pending.popleft().result()
+            yield first()
     while pending:
-        yield pending.popleft().result()
+        yield first()
 
 
 def _look_at(source: Source, index: int, keep_sample: bool) -> Finding:
@@ -164,17 +180,33 @@ def _summary(source: Source, findings: list[Finding]) -> Doctor:
             depth: (min(f.low for f in good if f.depth == depth), max(f.high for f in good if f.depth == depth))
             for depth in sorted({f.depth for f in good})
         },
-        scaling=_scaling(good),
+        scaling=_scaling([f for f in good if f.channels in _used_channels(good)]),
         blank=[f.name for f in good if "blank" in f.notes],
         duplicates=[group for group in groups.values() if len(group) > 1],
+        odd=_odd(good),
         small=[f.name for f in good if min(f.height, f.width) < _SMALL_SIDE],
         long=[f.name for f in good if max(f.height, f.width) > _LONG_RATIO * min(f.height, f.width)],
         notes=notes,
     )
 
 
+def _odd(good: list[Finding]) -> list[str]:
+    sides = [max(f.height, f.width) for f in good]
+    middle = float(np.median(sides)) if sides else 0.0
+    return [
+        f.name for f, side in zip(good, sides, strict=True) if not middle <= _ODD_RATIO * side <= _ODD_RATIO**2 * middle
+    ]
+
+
 def _spread(values: list[int]) -> tuple[int, int, int]:
     return (min(values), int(np.median(values)), max(values)) if values else (0, 0, 0)
+
+
+def _used_channels(good: list[Finding]) -> set[int]:
+    """Channels of the images that can be trained together: the most frequent, and grey beside RGB."""
+    counts = Counter(f.channels for f in good)
+    most = {channels for channels, _ in counts.most_common(1)}
+    return most | ({1, 3} if most & {1, 3} and {1, 3} <= set(counts) else set())
 
 
 def _scaling(good: list[Finding]) -> dict[str, ValueRange]:

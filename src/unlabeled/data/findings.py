@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _EXAMPLES = 3
+FEW = 100
+"""Images below which training teaches a network next to nothing."""
 _DEPTHS = {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}
 _CHANNELS = {1: "grey", 3: "RGB"}
 
@@ -69,6 +71,8 @@ def sentences(doctor: Doctor) -> list[str]:
             f"{counted(sum(doctor.ignored.values()), 'other file')} passed over by the ending: "
             f"{endings_found(Counter(doctor.ignored))}."
         )
+    if 0 < doctor.readable < FEW:
+        result.append(few(doctor.readable))
     if not result:
         result.append(
             "The image can be read, and nothing stands out."
@@ -76,6 +80,14 @@ def sentences(doctor: Doctor) -> list[str]:
             else f"All {doctor.readable:,} images can be read, and nothing stands out."
         )
     return result
+
+
+def few(count: int) -> str:
+    """What so few images mean."""
+    return (
+        f"{_images(count)}: so few teach a network next to nothing, and its clusters will hardly be better than those of an "
+        f"untrained one; {FEW:,} are the least, some thousands are good."
+    )
 
 
 def to_json(doctor: Doctor) -> dict[str, Any]:
@@ -99,6 +111,7 @@ def to_json(doctor: Doctor) -> dict[str, Any]:
         "blank": doctor.blank,
         "duplicates": doctor.duplicates,
         "small": doctor.small,
+        "odd": doctor.odd,
         "long": doctor.long,
         "notes": doctor.notes.to_json(),
         "sentences": sentences(doctor),
@@ -111,6 +124,7 @@ def _pictures(doctor: Doctor) -> list[str]:
     for names, what in (
         (doctor.blank, "blank, every pixel the same: consider removing {them}"),
         (doctor.small, "smaller than 32 pixels on a side"),
+        (doctor.odd, "of another size by far: its larger side is under a quarter or over four times the usual one"),
         (doctor.long, "over four times as long as wide: only the middle is used"),
     ):
         if names:

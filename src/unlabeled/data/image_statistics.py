@@ -49,12 +49,19 @@ class Statistic:
     name: str
     kind: Literal["number", "category"]
     values: NDArray[np.float64]
-    """[N]; for a category its position in `categories`."""
+    """[N]; for a category its position in `categories`. NaN, or -1 for a category: not known."""
     low: str
     """What an image with a small value is, for example "darker"; "" for a category."""
     high: str
     """What an image with a large value is."""
     categories: tuple[str, ...] = ()
+    is_date: bool = False
+    """Whether a number counts the days since 1970."""
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which images have a value, [N]: others are NaN, or -1 for a category."""
+        return self.values >= 0 if self.categories else np.isfinite(self.values)
 
 
 def image_statistics(
@@ -125,7 +132,7 @@ def of_files(names: Sequence[str], source: Source, index: NDArray[np.int64]) -> 
     dates = [source.fingerprint(i)[1] if i >= 0 and source.location(i) is not None else -1 for i in index.tolist()]
     days = np.array([float(date) if isinstance(date, int) else -1.0 for date in dates]) / 1e9 / SECONDS_OF_A_DAY
     if (days > 0).all() and np.ptp(np.quantile(days, (0.05, 0.95))) >= LEAST_DAYS:
-        found.append(Statistic("date", "number", days, "older", "newer"))
+        found.append(Statistic("date", "number", days, "older", "newer", is_date=True))
     return [one for one in found if _tells(one)]
 
 

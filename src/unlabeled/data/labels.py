@@ -222,28 +222,36 @@ def _from_table(source: Source, path: Path, key: str) -> Labels:
     paths = table[path_column(path, table)]
     column = _label_column(path, table, key)
     label_of = dict(zip(paths, table[column], strict=True))
+    rows = rows_of_images(source, path, paths)
+    matched, notes = set(rows), Notes()
+    for path_of_row in label_of:
+        if path_of_row not in matched and path_of_row:
+            notes.add("a row of the table names no image that is among these", path_of_row, unit="row")
+    return _labels(["" if row is None else label_of[row] for row in rows], notes=notes)
+
+
+def rows_of_images(source: Source, path: Path, paths: Sequence[str]) -> list[str | None]:
+    """For each image of `source` the one of `paths`, the path column of the table `path`, that means it; None for none.
+
+    Raises:
+        DataError: none means an image.
+    """
     best: list[str | None] = []
-    matched: set[str] = set()
     for keys_of_rows, key_of_image in _matchings(source, path):
         rows = keys_of_rows(paths)
         if rows is None:
             continue
         found = [rows.get(key_of_image(i)) for i in range(len(source))]
         if sum(f is not None for f in found) > sum(b is not None for b in best):
-            best = [None if f is None else label_of[f] for f in found]
-            matched = {f for f in found if f is not None}
+            best = found
         if best and None not in best:
             break
-    if not matched:
+    if not best:
         raise DataError(
             f"no image of {source.path} is in {path}: the images have names like '{source.names[0]}', "
             f"the table like '{paths[0] if paths else ''}'; write the paths relative to one of the two."
         )
-    notes = Notes()
-    for path_of_row in label_of:
-        if path_of_row not in matched and path_of_row:
-            notes.add("a row of the table names no image that is among these", path_of_row, unit="row")
-    return _labels([value or "" for value in best], notes=notes)
+    return best
 
 
 _Rows = Callable[[Sequence[str]], "dict[str, str] | None"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,15 +142,19 @@ def explain(
     for one in statistics:
         if len(one.values) != len(clusters):
             raise DataError(f"{one.name} is of {len(one.values):,} images and the clusters of {len(clusters):,}.")
-    known = clusters >= 0
-    labels = clusters[known]
-    if not len(labels):
+    if not (clusters >= 0).any():
         raise DataError("there is no image with a cluster to explain.")
-    kept = [(one, one.values[known]) for one in statistics]
-    found = [_explained(one, values, labels, seed) for one, values in kept]
+    # Metadata may be missing for some images; each statistic is judged on those that have it.
+    kept = [
+        _Kept(one, one.values[known], clusters[known])
+        for one in statistics
+        if (known := (clusters >= 0) & one.known).any()
+    ]
+    found = [_explained(one.statistic, one.values, one.clusters, seed) for one in kept]
     found.sort(key=lambda one: -one.beyond_chance)
+    numbers = np.unique(clusters[clusters >= 0]).tolist()
     traits = [
-        trait for cluster in np.unique(labels).tolist() if (trait := _trait(cluster, labels == cluster, kept, settings))
+        trait for cluster in numbers if (trait := _trait(cluster, int((clusters == cluster).sum()), kept, settings))
     ]
     traits.sort(key=lambda trait: -trait.set_apart)
     return Explanation(found, traits, _summary(found, traits))
@@ -171,6 +175,14 @@ def binned(values: NDArray[np.float64], bins: int = BINS) -> NDArray[np.int64]:
     """Numbers [N] cut into bins of nearly equal filling; equal numbers are in one bin."""
     edges = np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1])
     return np.searchsorted(edges, values, side="right")
+
+
+class _Kept(NamedTuple):
+    """A statistic, and the n images that have a value and a cluster."""
+
+    statistic: Statistic
+    values: NDArray[np.float64]
+    clusters: NDArray[np.int64]
 
 
 def _explained(one: Statistic, values: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> Explained:
@@ -196,19 +208,15 @@ def _explained(one: Statistic, values: NDArray[np.float64], labels: NDArray[np.i
     )
 
 
-def _trait(
-    cluster: int,
-    inside: NDArray[np.bool_],
-    kept: Sequence[tuple[Statistic, NDArray[np.float64]]],
-    settings: Mapping[str, float] | None,
-) -> Trait | None:
-    images, others = int(inside.sum()), int((~inside).sum())
-    if images < LEAST or not others:
-        return None
-    # Standard deviation of the area under the curve (Mann-Whitney) where the statistic says nothing, on our scale.
-    chance_spread = 2 * float(np.sqrt((images + others + 1) / (12 * images * others)))
+def _trait(cluster: int, images: int, kept: Sequence[_Kept], settings: Mapping[str, float] | None) -> Trait | None:
     best: tuple[float, Statistic, str] | None = None
-    for one, values in kept:
+    for one, values, clusters in kept:
+        inside = clusters == cluster
+        own, others = int(inside.sum()), int((~inside).sum())
+        if own < LEAST or not others:
+            continue
+        # Standard deviation of the area under the curve (Mann-Whitney) where the statistic says nothing, on our scale.
+        chance_spread = 2 * float(np.sqrt((own + others + 1) / (12 * own * others)))
         score, text = (_number_apart if one.kind == "number" else _category_apart)(one, values[inside], values[~inside])
         if text and score >= max(SETS_APART, CLEARLY * chance_spread) and (best is None or score > best[0]):
             best = score, one, text

@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from unlabeled.data.image_statistics import described, of_files
-from unlabeled.data.labels import read_labels
 from unlabeled.errors import DataError, UnlabeledError
 from unlabeled.explorer.pictures import Pictures
-from unlabeled.overview import MOST_CATEGORIES, colourings, kept_measurements, kept_positions
+from unlabeled.overview import colourings, kept_measurements, kept_positions, of_labels, of_metadata
 from unlabeled.visualize.atlas import coded, even_sample
 from unlabeled.visualize.facts import Colouring
 from unlabeled.visualize.projection import LANDMARKS, project
@@ -114,7 +113,9 @@ class Places:
         # What is known of every image without looking at a pixel, and what the report has found out by looking.
         statistics = [] if measured is None else described(measured, self._run.record.is_colour)
         statistics += of_files(self._run.names, self._pictures.source, self._pictures.place)
-        found = [*self._labels(), *colourings(statistics)]
+        record, source, place = self._run.record, self._pictures.source, self._pictures.place
+        statistics += of_metadata(record, source, place, {one.name for one in statistics})
+        found = [*of_labels(self._run, source, place), *colourings(statistics)]
         distance = self._catalogue.distances.double().numpy()
         found.append(Colouring("distance from the centre", distance, ends=("more typical", "less typical")))
         unlike = self._catalogue.unlike().double().numpy()
@@ -124,19 +125,6 @@ class Places:
             Colouring(one.name, one.values, [printable(name) for name in one.categories], one.ends, one.scale)
             for one in found
         ]
-
-    def _labels(self) -> list[Colouring]:
-        if self._run.record.labels is None:
-            return []
-        try:
-            found = read_labels(self._pictures.source, self._run.record.labels)
-        except DataError:
-            return []  # they were optional at training, and the file may be gone
-        if len(found.class_names) > MOST_CATEGORIES:
-            return []
-        place = self._pictures.place
-        ids = np.where(place >= 0, found.ids[np.maximum(place, 0)], -1)
-        return [Colouring("label", ids, found.class_names)]
 
 
 def _little(values: NDArray[Any], kind: str) -> bytes:

@@ -181,7 +181,7 @@ def bars(items: Sequence[tuple[str, float]], *, title: str, description: str = "
     """Fractions from 0 to 1 as horizontal bars with their names and values; the last one stands out."""
     row, top = 30, 4
     left = max((len(name) for name, _ in items), default=0) * CHARACTER + 14
-    scale = width - left - 52
+    scale = width - left - max((len(f"{100 * value:.1f} %") for _, value in items), default=0) * CHARACTER - 14
     parts: list[str] = []
     for i, (name, value) in enumerate(items):
         y = top + i * row
@@ -205,7 +205,8 @@ def against_chance(
     """Fractions from 0 to 1 as horizontal bars, each (name, value, chance) with a mark where chance would end."""
     row, top = 30, 4
     left = max((len(name) for name, *_ in items), default=0) * CHARACTER + 14
-    scale = width - left - 122
+    ends = [f"{_share(value)}, chance {_share(chance)}" for _, value, chance in items]
+    scale = width - left - max(map(len, ends), default=0) * CHARACTER - 14
     parts: list[str] = []
     for i, (name, value, chance) in enumerate(items):
         y = top + i * row
@@ -219,7 +220,7 @@ def against_chance(
         parts.append(
             f'<rect class="mark" x="{left + mark - 2:.1f}" y="{y}" width="4" height="24" fill="#1c2126" stroke="#ffffff"/>'
         )
-        parts.append(_text(left + scale + 8, y + 16, f"{_share(value)}, chance {_share(chance)}", "label", "start"))
+        parts.append(_text(left + scale + 8, y + 16, ends[i], "label", "start"))
     return _document(parts, title, description, (width, top + row * len(items)))
 
 

@@ -177,6 +177,7 @@
       gallery.hidden = isMerged();
       merged.hidden = !isMerged();
       document.getElementById("order").disabled = isMerged();
+      document.getElementById("hidden-note")?.toggleAttribute("hidden", isMerged());
       document.getElementById("all").closest("p").hidden = isMerged();
       const parts = Array.from({ length: wanted }, () => []);
       groups.forEach((group, cluster) => sizes[cluster] && parts[group].push(cluster));
