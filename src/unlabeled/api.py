@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +37,7 @@ def train(
     alpha: Alpha = "white",
     batch: str | None = None,
     metadata: str | Path | None = None,
+    show_channels: str | Sequence[int] | None = None,
     **settings: Any,
 ) -> Run:
     """Learn features from a folder of images, without labels.
@@ -59,6 +60,8 @@ def train(
             features of the finished run are standardized batch by batch before they are clustered; see docs/batches.md.
         metadata: CSV, TSV or Parquet table with a path column and others (plate, date, camera): the report says what of the
             clusters each explains and colours the map by it. Never used for training.
+        show_channels: one channel, or three as red, green and blue, counted from 1 (`"4,3,2"`), that pictures of the report
+            and the explorer show of images with other channels; the first three where not given.
         settings: any field of `Config`.
 
     Raises:
@@ -77,7 +80,7 @@ def train(
             return resume(out, device=device)
         with _place(out, if_exists) as run:
             begun = session.begin(
-                run, data, recipe, labels, device, cache, settings, tensorboard, options, batch, metadata
+                run, data, recipe, labels, device, cache, settings, tensorboard, options, batch, metadata, show_channels
             )
             session.execute(run, *begun, device=device)
         barrier()

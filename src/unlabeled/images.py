@@ -20,6 +20,7 @@ from unlabeled import progress
 from unlabeled.config import Config, DataFacts
 from unlabeled.data.augment import Views
 from unlabeled.data.decode import decode
+from unlabeled.data.display import display_of, from_record
 from unlabeled.data.in_memory import IN_MEMORY, Images
 from unlabeled.data.loading import Loader
 from unlabeled.data.pixels import Undecodable, ValueRange
@@ -61,6 +62,8 @@ class DataRecord:
     """Where the batch of each image stands (plate, date, camera): `folder`, a column or a file; see `cluster.batches`."""
     metadata: str | None = None
     """A table with what else is known of the images, for the report and the explorer; see `data.metadata`."""
+    display: dict[str, Any] = field(default_factory=dict[str, Any])
+    """How images are shown to people, see `data.display`; empty in runs of 0.1.0."""
 
     @staticmethod
     def of(
@@ -86,6 +89,7 @@ class DataRecord:
             store.reading,
             batch,
             metadata,
+            asdict(store.display or display_of(store)),
         )
 
     @staticmethod
@@ -115,6 +119,8 @@ class DataRecord:
             )
         record = DataRecord(**values)
         record.options()  # complains where it names no way of reading
+        if record.display:
+            from_record(record.display)
         return record
 
     def options(self) -> ReadOptions:
@@ -174,7 +180,7 @@ class DataRecord:
         source = data if isinstance(data, Source) else open_source(data, self.options())
         low, high, clipped = (self.value_range[key] for key in ("low", "high", "share_clipped"))
         with progress.bar(title, len(source)) as update:
-            return open_store(
+            store = open_store(
                 source,
                 short_side=self.store_size,
                 cache=Path(self.cache) if self.cache else None,
@@ -182,6 +188,8 @@ class DataRecord:
                 value_range=ValueRange(tuple(low), tuple(high), clipped),
                 progress=update,
             )
+        store.display = from_record(self.display) if self.display else None
+        return store
 
 
 def _is_value_range(value: Any) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unlabeled.errors import ConfigError
-from unlabeled.explorer.pictures import Picture, encode, shown_channels
+from unlabeled.explorer.pictures import Picture, encode
 from unlabeled.visualize.report import printable
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def _of_file(run: Run, file: str | Path, k: int) -> list[Row]:
     store = run.record.open(file, title="reading queries")
     rows: list[Row] = []
     for i, feature in enumerate(run.features_of(store)):
-        pixels = shown_channels(store.pixels(i).numpy(), store.value_range)
-        query = Tile(printable(store.names[i]), "query", encode(pixels), is_query=True)
+        query = Tile(printable(store.names[i]), "query", encode(store.shown(i)), is_query=True)
         rows.append(Row(query.name, [query, *_similar(run, run.answers.order.nearest(feature, k))]))
     return rows
 

@@ -86,7 +86,7 @@ def overview(run: Run, store: ImageStore) -> Overview:
             digests.append(hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=12).digest())
             blank.append(bool((pixels == pixels[0, 0]).all()))
             cells.append(coarse(pixels))
-            thumbnails.append(square(pixels, min(SIDE, *pixels.shape[:2])))
+            thumbnails.append(square(store.shown(row), min(SIDE, *pixels.shape[:2])))
             update(place + 1, "")
     similarity, index = neighbors(unit)
     clusters = catalogue.clusters[torch.from_numpy(rows)].numpy()

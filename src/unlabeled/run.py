@@ -34,6 +34,7 @@ from unlabeled.clustered import (
     write_skipped,
 )
 from unlabeled.config import Config, Precision
+from unlabeled.data.display import display_of, parse_channels
 from unlabeled.data.in_memory import Images
 from unlabeled.data.labels import read_labels
 from unlabeled.data.metadata import read_metadata
@@ -570,6 +571,7 @@ class Run:
         *,
         labels: str | None = None,
         metadata: str | Path | None = None,
+        show_channels: str | Sequence[int] | None = None,
         store: ImageStore | None = None,
     ) -> Path:
         """Write the report, one HTML file that opens from disk without a network; returns where it is.
@@ -579,6 +581,7 @@ class Run:
             labels: labels of the training images as in `evaluate`, to colour the map by; the run remembers them.
             metadata: CSV, TSV or Parquet table with a path column and others (plate, date, camera), which are explained as
                 brightness is and offered as colours; the run remembers it.
+            show_channels: one channel, or three as red, green and blue, counted from 1, that pictures show; remembered too.
             store: the training images, if they are open already.
 
         Raises:
@@ -591,6 +594,10 @@ class Run:
             require_writable(Path(out))
         if labels is not None or metadata is not None:
             self._remember(labels, metadata)
+        if show_channels is not None:
+            store = store or self.record.open(self.record.data)
+            store.display = display_of(store, parse_channels(show_channels))
+            self._keep(replace(self.record, display=asdict(store.display)))
         progress.say("Writing the report: the map, the clusters, what the features hold.")
         return write(self, store or self.record.open(self.record.data), Path(out) if out else self.folder.report)
 
@@ -607,9 +614,12 @@ class Run:
             for sentence in notes.sentences():
                 progress.say(f"Note: {sentence}")
             known = replace(known, metadata=str(Path(metadata).expanduser()))
+        self._keep(known)
+
+    def _keep(self, record: DataRecord) -> None:
         if is_main():
-            write_json(self.folder.data, asdict(known))
-        self.record = known
+            write_json(self.folder.data, asdict(record))
+        self.record = record
 
     @cached_property
     def answers(self) -> Answers:

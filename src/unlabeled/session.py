@@ -18,6 +18,7 @@ from unlabeled import assignments, catalogue, progress
 from unlabeled.allocator import use_big_pages_allocator
 from unlabeled.clustered import clustered, write_clusters
 from unlabeled.config import Config, DataFacts
+from unlabeled.data.display import display_of, parse_channels
 from unlabeled.data.findings import FEW, few
 from unlabeled.data.in_memory import Images
 from unlabeled.data.loading import Loader
@@ -98,6 +99,7 @@ def begin(
     options: ReadOptions | None = None,
     batch: str | None = None,
     metadata: str | Path | None = None,
+    show_channels: str | Sequence[int] | None = None,
 ) -> tuple[ImageStore, Config, torch.Tensor | None]:
     """Read the images and labels, resolve every setting, say the plan, and write the files a run begins with.
 
@@ -127,6 +129,7 @@ def begin(
     if config.mean is None:
         mean, std = store.channel_statistics()
         config = config.replace(mean=mean, std=std)
+    store.display = display_of(store, parse_channels(show_channels))
     ids = training_labels(source, store, labels, say=True) if labels else None
     if metadata:
         columns, told = read_metadata(source, Path(metadata).expanduser())

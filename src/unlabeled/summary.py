@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from unlabeled import __version__, assignments, health, journal, progress
 from unlabeled.catalogue import Catalogue
 from unlabeled.config import Config
+from unlabeled.data.display import from_record
 from unlabeled.data.notes import Notes
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import alone
@@ -124,6 +125,8 @@ def run_facts(run: Run, store: ImageStore, epochs: list[dict[str, Any]]) -> dict
         "typical size": f"{height} × {width} pixels",
         "channels": store.channels,
     }
+    if run.record.display and (shown := from_record(run.record.display).sentence(store.channels)):
+        data["channels shown"] = shown
     if set(low) != {0.0} or set(high) != {255.0}:
         shown = ", ".join(f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True))
         data["value range"] = f"{shown} ({100 * store.value_range.share_clipped:.2g} % of the values lie beyond)"
@@ -241,11 +244,10 @@ def neighbours(catalogue: Catalogue, store: ImageStore, seed: int) -> list[Neigh
 
 
 def thumbnail(store: ImageStore, i: int) -> np.ndarray:
-    """Image `i` small enough for a page, uint8 [h, w, 1 or 3]; of many channels the first three, or the first."""
-    pixels = store.pixels(i)
-    channels = 3 if pixels.shape[2] >= 3 else 1
+    """Image `i` small enough for a page, uint8 [h, w, 1 or 3], as `store` shows it."""
+    pixels = store.shown(i)
     step = max(1, max(pixels.shape[:2]) // THUMBNAIL)
-    return np.ascontiguousarray(pixels[::step, ::step, :channels].numpy())
+    return np.ascontiguousarray(pixels[::step, ::step])
 
 
 def next_steps(verdict: health.Verdict, catalogue: Catalogue, config: Config, has_scores: bool) -> list[str]:

@@ -99,6 +99,7 @@ def train(
     alpha: Alpha = "white",
     batch: str | None = None,
     metadata: Path | None = None,
+    show_channels: str | None = None,
     settings: SettingsFlags = None,
 ) -> None:
     """Learn features from a folder of images. No labels, no configuration file, no network.
@@ -134,6 +135,9 @@ def train(
     metadata
         Table with a path column and others (plate, date, camera): the report says what of the clusters each explains and
         colours the map by it.
+    show_channels
+        One channel, or three as red, green and blue, counted from 1, that pictures of the report and the explorer show, for
+        example 4,3,2 [default: the first three].
     """
     from unlabeled import api
 
@@ -150,6 +154,7 @@ def train(
         alpha=alpha,
         batch=batch,
         metadata=metadata,
+        show_channels=show_channels,
         **given(settings),
     )
     _say_done(run)

@@ -210,8 +210,15 @@ def _digits(similarities: Sequence[float]) -> int:
     return next((d for d in range(3, 6) if len({round(value, d) for value in similarities}) == distinct), 6)
 
 
-@app.command(usage="Usage: unlabeled report RUN [--out FILE] [--labels FILE] [--metadata FILE]")
-def report(run: Path, *, out: Path | None = None, labels: str | None = None, metadata: Path | None = None) -> None:
+@app.command(usage="Usage: unlabeled report RUN [OPTIONS]")
+def report(
+    run: Path,
+    *,
+    out: Path | None = None,
+    labels: str | None = None,
+    metadata: Path | None = None,
+    show_channels: str | None = None,
+) -> None:
     """Write the report: one HTML file that opens from disk with no network.
 
     Parameters
@@ -226,6 +233,11 @@ def report(run: Path, *, out: Path | None = None, labels: str | None = None, met
     metadata
         Table with a path column and others (plate, date, camera): the report says what of the clusters each explains and
         colours the map by it. The run remembers it.
+    show_channels
+        One channel, or three as red, green and blue, counted from 1, that pictures show, for example 4,3,2. The run remembers
+        them.
     """
     with opened_run(run, "cpu") as opened:
-        output.print(f"Report: {opened.report(out, labels=labels, metadata=metadata)}", markup=False)
+        output.print(
+            f"Report: {opened.report(out, labels=labels, metadata=metadata, show_channels=show_channels)}", markup=False
+        )

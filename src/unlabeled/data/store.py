@@ -19,6 +19,7 @@ import torch
 
 from unlabeled.config import DataFacts
 from unlabeled.data.cache import make_room
+from unlabeled.data.display import Display, display_of
 from unlabeled.data.fill import Found, Settings, decode_again, fill
 from unlabeled.data.notes import Notes
 from unlabeled.data.pixel_log import NOT_KEPT, MemoryLog, PixelLog, disk_log
@@ -76,6 +77,8 @@ class ImageStore:
         """int64 [N, 2]: height and width of the file, pixels."""
         self.source = source
         """Where the images come from."""
+        self.display: Display | None = None
+        """How they are shown to people, where a run has settled it."""
         self._found, self._short_side = found, short_side
         self._pixels = pixels
         self._offsets = np.asarray([image.offset for image in images], np.int64)
@@ -111,6 +114,12 @@ class ImageStore:
         else:
             image = self._pixels[offset : offset + height * width * channels].view(height, width, channels)
         return image if channels == self.channels else image.expand(height, width, self.channels)
+
+    def shown(self, i: int) -> np.ndarray:
+        """uint8 [h, w, 1 or 3] of image i as it is shown to people."""
+        if self.display is None:
+            self.display = display_of(self)
+        return self.display.apply(self.pixels(i).numpy())
 
     def facts(self, device: Literal["cpu", "cuda"] = "cpu") -> DataFacts:
         """What a recipe may look at: count, channels and the median size of the files."""

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from unlabeled.data.decode import examine
+from unlabeled.data.display import Display, from_record
 from unlabeled.data.pixels import Undecodable, ValueRange, scale_to_uint8
 from unlabeled.data.shrink import reduce
 from unlabeled.data.sources import Source
@@ -57,6 +58,7 @@ class Pictures:
         self._names, self._data = names, record.data
         low, high, clipped = (record.value_range[key] for key in ("low", "high", "share_clipped"))
         self._range = ValueRange(tuple(low), tuple(high), clipped)
+        self._display = from_record(record.display) if record.display else None
         self._kept: OrderedDict[int, Picture] = OrderedDict()
         self._kept_bytes, self._bytes = kept_bytes, 0
         self._lock = threading.Lock()
@@ -94,16 +96,18 @@ class Pictures:
             found = examine(self.source.read(place), name, short_side=short_side).pixels
         except Undecodable as error:
             raise DataError(f"{name} cannot be shown: {error.reason}.") from error
-        return shown_channels(found, self._range)
+        return shown_channels(found, self._range, self._display)
 
 
-def shown_channels(pixels: np.ndarray, values: ValueRange) -> NDArray[np.uint8]:
-    """Eight bits, and of many channels the first three, or of two the first: what a screen can show."""
-    channels = 3 if pixels.shape[2] >= 3 else 1
-    if len(values.low) not in (1, pixels.shape[2]):
+def shown_channels(pixels: np.ndarray, values: ValueRange, display: Display | None = None) -> NDArray[np.uint8]:
+    """Eight bits, and the channels that a screen can show: those of `display`, or the first three (of two the first)."""
+    channels = pixels.shape[2]
+    if len(values.low) not in (1, channels):
         # A grey file among coloured ones: its one channel has no range of its own.
         values = ValueRange((min(values.low),), (max(values.high),), values.share_clipped)
-    return np.ascontiguousarray(scale_to_uint8(pixels, values)[:, :, :channels])
+    first = (0, 1, 2) if channels >= 3 else (0,)
+    plain = Display(first, (0.0,) * len(first), (255.0,) * len(first))
+    return (display or plain).apply(scale_to_uint8(pixels, values))
 
 
 def shrunk(pixels: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:

@@ -27,8 +27,8 @@ def opened(run: Run, data: str | Path | None) -> ImageStore:
 
 
 def thumbnail(store: ImageStore, i: int) -> NDArray[np.uint8]:
-    """Pixels of image `i`, uint8 [h, w, C]."""
-    return np.ascontiguousarray(store.pixels(i).numpy())
+    """Image `i` as it is shown, uint8 [h, w, 1 or 3]."""
+    return store.shown(i)
 
 
 def channels_last(image: torch.Tensor) -> NDArray[np.uint8]:
