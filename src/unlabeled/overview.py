@@ -28,10 +28,11 @@ from unlabeled.data.metadata import MOST_CATEGORIES, of_rows, read_metadata
 from unlabeled.data.sources import Source
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import DataError, RunError
+from unlabeled.evaluation import duplicates
 from unlabeled.evaluation.explain import BINS, Explanation, explain
 from unlabeled.evaluation.knn import nearest_others
 from unlabeled.images import DataRecord
-from unlabeled.runfolder import replacing
+from unlabeled.runfolder import replacing, write_json
 from unlabeled.visualize.atlas import coarse, even_sample, repeats
 from unlabeled.visualize.facts import Atlas, Colouring
 from unlabeled.visualize.projection import project
@@ -90,15 +91,21 @@ def overview(run: Run, store: ImageStore) -> Overview:
             update(place + 1, "")
     similarity, index = neighbors(unit)
     clusters = catalogue.clusters[torch.from_numpy(rows)].numpy()
+    names = [store.names[i] for i in rows]
+    repeated = repeats(np.stack(cells), np.array(blank), index, digests)
+    sizes = store.original_sizes[torch.from_numpy(rows)].prod(1).numpy()
+    found = duplicates.to_json(duplicates.groups(index, repeated), names, sizes, digests, len(store))
+    with suppress(RunError):  # a run that cannot be written gets its report all the same
+        write_json(run.folder.duplicates, found)
     atlas = Atlas(
         thumbnails=thumbnails,
-        names=[store.names[i] for i in rows],
+        names=names,
         positions=positions(run.folder.projection, unit, run.config.seed),
         clusters=clusters,
         distances=catalogue.distances[torch.from_numpy(rows)].numpy(),
         neighbours=index,
         similarities=similarity,
-        repeated=repeats(np.stack(cells), np.array(blank), index, digests),
+        repeated=repeated,
         tree=catalogue.tree,
         colourings=[*of_labels(run, source, store.index_in_source[rows]), *colourings(statistics)],
         total=len(store),

@@ -250,6 +250,11 @@ class RunFolder:
         return self.path / "evaluation"
 
     @property
+    def duplicates(self) -> Path:
+        """Groups of images that are the same picture, exactly or nearly, each with the one to keep; written with the report."""
+        return self.path / "duplicates.json"
+
+    @property
     def consistency(self) -> Path:
         """How consistent neighbors are under new views, trained and untrained: a score without labels."""
         return self.path / "consistency.json"
@@ -352,6 +357,7 @@ class RunFolder:
             self.skipped,
             self.notes,
             self.consistency,
+            self.duplicates,
             self.contents,
             self.failure,
             self.report,
