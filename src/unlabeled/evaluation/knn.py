@@ -42,6 +42,8 @@ SAMPLED = 16
 """One in so many training rows tells where the threshold of a test row lies."""
 FEW = 16
 """Test rows up to which preparing the training rows for a fast search costs more than it saves."""
+ROWS_AT_ONCE = 4096
+"""Rows of the base that are made unit rows at once: they stay in the cache."""
 GROUP = 8
 """Test rows whose candidates are scored again at once: a few thousand features, which stay in the cache."""
 
@@ -95,17 +97,18 @@ def _search(train: torch.Tensor, test: torch.Tensor, k: int, precision: Precisio
     k = min(k, len(train))
     if len(test) <= FEW:
         return _search_few(train.float(), F.normalize(test.float(), dim=1), k)
-    base = F.normalize(train.float(), dim=1)
-    search = _Search(base, resolve_precision(precision, base.device), k)
+    search = _Search(train, resolve_precision(precision, train.device), k)
     # Unit rows block by block: all of them at once would be another table as large as the test rows.
     queries = (F.normalize(part.float(), dim=1) for part in test.split(search.queries))
     if search.is_small:
+        base = F.normalize(train.float(), dim=1)
         blocks = [_search_float32(base, part, k) for part in queries]
         index, scores = map(torch.cat, zip(*blocks, strict=True))
         return index, scores
     index, scores, is_sure = map(torch.cat, zip(*map(search, queries), strict=True))
-    for rows in (~is_sure).nonzero()[:, 0].split(search.queries):
-        index[rows], scores[rows] = _search_float32(base, F.normalize(test[rows].float(), dim=1), k)
+    # Scores in float32 take twice the memory of the rounded ones.
+    for rows in (~is_sure).nonzero()[:, 0].split(max(search.queries // 2, 1)):
+        index[rows], scores[rows] = _best(search.products(F.normalize(test[rows].float(), dim=1)), k)
     return index, scores
 
 
@@ -184,9 +187,9 @@ class KnnProtocol:
         train_labels, wanted = self.train_labels[kept].cpu(), self.test_labels[asked].cpu()
         num_classes = int(torch.maximum(train_labels.max(), wanted.max())) + 1
         votes = weighted_knn(
-            self.train[kept],
+            _chosen(self.train, kept),
             train_labels,
-            self.test[asked],
+            _chosen(self.test, asked),
             k=self.k,
             temperature=self.temperature,
             num_classes=num_classes,
@@ -229,7 +232,11 @@ def split(
 
 
 class _Search:
-    """Candidates among `base` [N, D] for blocks of unit rows [Q, D], with the memory that every block uses again."""
+    """Candidates among `base` [N, D] for blocks of unit rows [Q, D], with the memory that every block uses again.
+
+    The rows of `base` have any length. Their unit rows are kept rounded only: in float32 they would be another table as large,
+    20 GB for a million images of 4,096 numbers.
+    """
 
     def __init__(self, base: torch.Tensor, dtype: torch.dtype, k: int) -> None:
         self.base, self.k = base, k
@@ -240,11 +247,20 @@ class _Search:
         self.most = 4 * self.rank * SAMPLED
         self.is_small = self.most >= len(base)
         if not self.is_small:
-            self.rounded = base.to(dtype)
-            self.slack = _largest_rounding(base, self.rounded)
+            self.lengths = torch.empty(len(base), device=base.device)
+            self.rounded = torch.empty(base.shape, dtype=dtype, device=base.device)
+            slack: list[torch.Tensor] = []
+            for begin in range(0, len(base), ROWS_AT_ONCE):
+                part = slice(begin, begin + ROWS_AT_ONCE)
+                rows = base[part].float()
+                self.lengths[part] = torch.linalg.vector_norm(rows, dim=1).clamp(min=1e-12)
+                unit = rows / self.lengths[part, None]
+                self.rounded[part] = unit
+                slack.append(_rounding(unit, self.rounded[part]).max())
+            self.slack = torch.stack(slack).max()
             self.product = torch.empty(self.queries, len(base), dtype=dtype, device=base.device)
             self.reached = torch.empty(self.queries, len(base), dtype=torch.bool, device=base.device)
-            self.rows = torch.empty(GROUP * self.most, base.shape[1], device=base.device)
+            self.rows = torch.empty(GROUP * self.most, base.shape[1], dtype=base.dtype, device=base.device)
 
     def __call__(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Index [Q, k] and similarity [Q, k] of the neighbors by index, and whether they are proven so [Q]."""
@@ -258,6 +274,10 @@ class _Search:
         # (Cauchy-Schwarz), and a little for summing in float32.
         bound = _rounding(queries, rounded) + 1.01 * self.slack + 1e-5
         return candidates.gather(1, place), scores, scores.amin(dim=1) > threshold + bound
+
+    def products(self, queries: torch.Tensor) -> torch.Tensor:
+        """Cosines [Q, N] in float32."""
+        return (queries @ self.base.float().T).div_(self.lengths)
 
     def _candidates(self, product: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # Columns of the scores that reach the threshold of their row, in order, padded to a matrix; their number [Q].
@@ -288,9 +308,9 @@ class _Search:
             part = slice(int(group[0]), int(group[-1]) + 1)
             width = int(counts[part].max())
             index = candidates[part, :width].reshape(-1)
-            rows = torch.index_select(self.base, 0, index, out=self.rows[: len(index)])
+            rows = torch.index_select(self.base, 0, index, out=self.rows[: len(index)]).float()
             products = rows.view(len(group), width, self.base.shape[1]).mul_(queries[part, None])
-            scores[part, :width] = products.sum(dim=2)
+            scores[part, :width] = products.sum(dim=2).div_(self.lengths[index].view(len(group), width))
         beyond = torch.arange(scores.shape[1], device=scores.device) >= counts[:, None]
         return scores.masked_fill_(beyond, -math.inf)
 
@@ -310,6 +330,10 @@ def _search_float32(base: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[
 def _best(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     # Columns of the k largest scores of each row, rising, and the scores; of equal ones those of smallest column.
     last = scores.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    reached = scores >= last
+    if int(reached.sum()) == k * len(scores):
+        column = reached.nonzero()[:, 1].view(-1, k)
+        return column, scores.gather(1, column)
     above, equal = scores > last, scores == last
     room = k - above.sum(dim=1, keepdim=True)
     column = (above | (equal & (equal.cumsum(dim=1) <= room))).nonzero()[:, 1].view(-1, k)
@@ -321,9 +345,9 @@ def _rounding(rows: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(rows - rounded.float(), dim=1)
 
 
-def _largest_rounding(rows: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
-    pairs = zip(rows.split(4096), rounded.split(4096), strict=True)  # in pieces that stay in the cache
-    return torch.stack([_rounding(part, rounded_part).max() for part, rounded_part in pairs]).max()
+def _chosen(rows: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    # Rows that are all kept need no second table.
+    return rows if bool(kept.all()) else rows[kept]
 
 
 def _share(hits: torch.Tensor) -> float:

@@ -45,9 +45,20 @@ class LabelledSplit:
     class_names: list[str]
     """Name of each class."""
 
-    def features(self, run: Run, backbone: Backbone, title: str) -> torch.Tensor:
-        """Features [N, D] of all rows, the same on every rank."""
-        return torch.cat([run.features_of(store, backbone, title) for store in self.stores])
+    def features(self, run: Run, backbone: Backbone, title: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of the rows to learn from and of those to be scored on, the same on every rank."""
+        return self.parts([run.features_of(store, backbone, title) for store in self.stores])
+
+    def parts(self, rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of the stores, one matrix each, as those to learn from and those to be scored on.
+
+        The matrices are used up: rows move within them, since a second copy may be more than there is memory.
+        """
+        first = len(self.stores[0])
+        if len(rows) > 1:
+            return take(rows[0], self.train), take(rows[1], self.test - first)
+        test = rows[0][self.test]
+        return take(rows[0], self.train), test
 
 
 def labelled_split(run: Run, asked: Request, most: int | None = None) -> LabelledSplit:
@@ -75,6 +86,18 @@ def labelled_split(run: Run, asked: Request, most: int | None = None) -> Labelle
     return LabelledSplit(stores, torch.from_numpy(ids), *rows, names)
 
 
+def take(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`rows[index]` for a rising index, made within `rows` itself."""
+    for begin in range(0, len(index), ROWS_AT_ONCE):
+        part = index[begin : begin + ROWS_AT_ONCE]
+        # No row moves to a higher place, so none is written over before it was read.
+        rows[begin : begin + len(part)] = rows[part]
+    return rows[: len(index)]
+
+
+ROWS_AT_ONCE = 4096
+RAW_IMAGES = 50_000
+"""Raw pixels vote from so many training images at most, evenly spaced: as many numbers as features, for a baseline."""
 RAW_SIDE = 32
 """Raw pixels are compared at this size at most: more pixels make the vote slower, not better."""
 
@@ -122,8 +145,9 @@ def evenly_by_class(ids: np.ndarray, most: int) -> np.ndarray:
     return np.sort(evenly(by_class, most).numpy())
 
 
-def raw_pixels(run: Run, store: ImageStore) -> torch.Tensor:
-    """The central view itself as a feature [M, C·h·w], at most 32 pixels a side, around the mean of the training images."""
+def raw_pixels(run: Run, store: ImageStore, index: torch.Tensor) -> torch.Tensor:
+    """The central view of the images `index` [M] itself as a feature [M, C·h·w], at most 32 pixels a side, around the mean of
+    the training images."""
     loader = make_loader(store, run.config, torch.device("cpu"))
     mean = torch.tensor(run.config.mean).view(1, -1, 1, 1) if run.config.mean else 0.5
     side = min(RAW_SIDE, run.config.image_size)
@@ -133,4 +157,4 @@ def raw_pixels(run: Run, store: ImageStore) -> torch.Tensor:
             scaled = view.float() / 255 if view.dtype == torch.uint8 else view.float()
             return (torch.nn.functional.adaptive_avg_pool2d(scaled, side) - mean).flatten(1)
 
-    return all_gather_rows(embed(Pixels(), loader, title="raw pixels"))
+    return all_gather_rows(embed(Pixels(), loader, index, title="raw pixels"))

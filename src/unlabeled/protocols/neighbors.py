@@ -21,12 +21,13 @@ from unlabeled.errors import ConfigError, DataError, unknown_name
 from unlabeled.evaluation.edge_ratio import NEIGHBORS as EDGES
 from unlabeled.evaluation.edge_ratio import EdgeRatioProtocol
 from unlabeled.evaluation.knn import KnnProtocol
+from unlabeled.evaluation.selection import evenly
 from unlabeled.evaluation.stability import adjusted_rand
 from unlabeled.evaluation.stages import parse_stages
 from unlabeled.methods.base import Method
 from unlabeled.methods.clusterer import fit_space
 from unlabeled.models import Backbone
-from unlabeled.protocols.labelled import QUICK_TRAIN, labelled, labelled_split, raw_pixels
+from unlabeled.protocols.labelled import QUICK_TRAIN, RAW_IMAGES, labelled, labelled_split, raw_pixels
 from unlabeled.protocols.probes import stage_votes
 from unlabeled.protocols.request import Request
 
@@ -72,20 +73,24 @@ def knn(
     images = labelled_split(run, asked, QUICK_TRAIN if asked.quick else None)
     bank = bank_rows(run, asked, images.stores[0])[images.train] if space == "bank" else None
 
-    def score(features: torch.Tensor) -> dict[str, float]:
-        train, test, labels = images.train, images.test, images.labels
-        rows = features[train], labels[train], features[test], labels[test]
-        return dict(KnnProtocol(*rows, k=voters, temperature=temperature).run())
+    def score(rows: tuple[torch.Tensor, torch.Tensor], train: torch.Tensor = images.train) -> dict[str, float]:
+        own, asked_of = rows
+        labels = images.labels[train], images.labels[images.test]
+        return dict(KnnProtocol(own, labels[0], asked_of, labels[1], k=voters, temperature=temperature).run())
 
     voters, temperature = min(neighbors, len(images.train)), run.config.temperature
-    first = score(trained.rows(images.features(run, run.backbone, "trained"), images.train, bank))
-    second = score(untrained.rows(images.features(run, run.untrained_backbone(), "untrained"), images.train))
+    first = score(trained.rows(*images.features(run, run.backbone, "trained"), bank))
+    second = score(untrained.rows(*images.features(run, run.untrained_backbone(), "untrained")))
+    few = evenly(images.train, RAW_IMAGES)
+    first_store, last_store = images.stores[0], images.stores[-1]
+    before_last = 0 if last_store is first_store else len(first_store)
+    pixels = raw_pixels(run, first_store, few), raw_pixels(run, last_store, images.test - before_last)
     scores: dict[str, Any] = {
         "knn": first["knn_top1"],
         **{key: first[key] for key in ("knn_top5",) if key in first},
         "nearest": first["nearest_top1"],
         "untrained": second["knn_top1"],
-        "raw_pixels": score(torch.cat([raw_pixels(run, store) for store in images.stores]))["knn_top1"],
+        "raw_pixels": score(pixels, few)["knn_top1"],
         "chance": first["knn_chance"],
         "neighbors": voters,
         "temperature": temperature,
@@ -124,20 +129,21 @@ class Space:
                 "head stand for classes."
             )
 
-    def rows(self, features: torch.Tensor, train: torch.Tensor, bank: torch.Tensor | None = None) -> torch.Tensor:
-        """Features [N, D] of the backbone as rows [N, d], those of `train` (int64) being the ones that vote.
+    def rows(
+        self, train: torch.Tensor, test: torch.Tensor, bank: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features [N, D] that vote and [M, D] that are scored, of the backbone, as rows [N, d] and [M, d].
 
-        `bank`: the rows of the memory bank, one for each of `train`, that vote in its own space.
+        `bank`: the rows of the memory bank, one for each that votes, which vote in its own space.
         """
         if self.name == "pca":
-            fitted = whitening.fit(features[train], OUTPUT_DIMS, whiten=False, seed=self.run.config.seed)
-            return fitted.apply(features)
+            fitted = whitening.fit(train, OUTPUT_DIMS, whiten=False, seed=self.run.config.seed)
+            return fitted.apply(train), fitted.apply(test)
         if self.method is None:
-            return features
-        rows = self.method.outputs(features)
+            return train, test
         if bank is not None:
-            rows[train] = self.method.spaces(features[:2])["bank"][bank]
-        return rows
+            return self.method.spaces(train[:2])["bank"][bank], self.method.outputs(test)
+        return self.method.outputs(train), self.method.outputs(test)
 
 
 def nmi(run: Run, asked: Request) -> dict[str, Any]:
