@@ -14,6 +14,7 @@ from unlabeled.cluster.cliques import cliques
 from unlabeled.cluster.graph import knn_graph
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation.knn import knn_accuracy, split
+from unlabeled.methods.clusterer import fit_space
 from unlabeled.protocols.neighbors import described
 from unlabeled.run import Run
 
@@ -90,7 +91,7 @@ def test_what_cannot_be_compared_is_said(instance: Run, trained: Trained) -> Non
 def test_cliques_are_those_of_the_graph(trained: Trained) -> None:
     run = Run(trained.run)
     scores = run.evaluate("cliques", neighbors=6)
-    rows = described(run, run.features_of(run.record.open(run.record.data)))
+    rows = described(run, run.record.data, run.record.open(run.record.data), run.backbone, "trained")
     found = cliques(knn_graph(rows, 6)[0])
     assert scores["in_clique_of_4"] == pytest.approx(found.coverage(4))
     assert scores["coverage"]["2"] == 1
@@ -99,3 +100,14 @@ def test_cliques_are_those_of_the_graph(trained: Trained) -> None:
     assert scores["largest"] == int(found.sizes.max())
     with pytest.raises(DataError, match="no --test"):
         run.evaluate("cliques", test=trained.photos)
+
+
+def test_other_images_are_described_in_the_space_of_the_training_images(trained: Trained) -> None:
+    run = unlabeled.load(trained.run)
+    store = run.record.open(trained.new)
+    rows = described(run, trained.new, store, run.backbone, "trained")
+    space = fit_space(run.features_of(run.record.open(run.record.data)), run.config, run.config.seed)
+    features = run.features_of(store)
+    assert torch.allclose(rows, space.apply(features, normalize_rows=run.config.normalize_rows), atol=1e-6)
+    own = fit_space(features, run.config, run.config.seed)
+    assert not torch.allclose(rows, own.apply(features, normalize_rows=run.config.normalize_rows), atol=1e-2)

@@ -50,6 +50,7 @@ from unlabeled.randomness import generator
 
 PUBLISHED_SIDE = 224
 """Views of the networks of the paper, whose pictures are shown as they are."""
+SCORES = ("mean_iou", "pixel_accuracy", "mean_accuracy", "weighted_iou")
 SAVE_STEPS = 5
 """Steps between two points at which a training can go on."""
 
@@ -129,18 +130,22 @@ class VocSegmentationProtocol:
     def run(self) -> Iterator[tuple[str, float]]:
         """`mean_iou`, `pixel_accuracy`, `mean_accuracy`, `weighted_iou`."""
         found = self.segmentation()
-        for name in ("mean_iou", "pixel_accuracy", "mean_accuracy", "weighted_iou"):
+        for name in SCORES:
             yield name, getattr(found, name)
 
     def segmentation(self) -> Segmentation:
         """All scores, with `iou` of each class [C], background first."""
+        return metrics.segmentation_scores(self.counts())
+
+    def counts(self) -> np.ndarray:
+        """int64 [C, C] of the test pixels by true class (row) and predicted class."""
         kept = f"{self.name}-confusion"
         counts = self.partial.read(kept)
         if counts is None:
             counts = self.confusion(self.fitted()).tolist()
             self.partial.write(kept, counts)
             self.partial.forget(self.name)
-        return metrics.segmentation_scores(np.array(counts))
+        return np.array(counts)
 
     def fitted(self) -> nn.Module:
         """The trained network."""

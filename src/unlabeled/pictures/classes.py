@@ -40,7 +40,7 @@ def edge_ratio(
     ratios: dict[str, NDArray[np.float64]] = {}
     chance = 0.0
     for name, backbone in (("trained", run.backbone), ("untrained", run.untrained_backbone())):
-        rows = described(run, run.features_of(store, backbone, name))
+        rows = described(run, data or run.record.data, store, backbone, name)
         protocol = EdgeRatioProtocol(rows, target, neighbors)
         ratios[name], chance = protocol.per_class(), protocol.chance()
     known = ~np.isnan(ratios["trained"])

@@ -27,7 +27,7 @@ from unlabeled.images import digest, make_loader
 from unlabeled.models import Backbone
 from unlabeled.pictures.numbers import clustered_rows, variance_shares
 from unlabeled.pictures.opened import thumbnail
-from unlabeled.protocols.neighbors import described
+from unlabeled.protocols.neighbors import whitened
 from unlabeled.runfolder import write_json
 from unlabeled.visualize.activations import NONE, MeansAndFeature, TopImages, telling
 from unlabeled.visualize.atlas import even_sample
@@ -191,7 +191,7 @@ def class_ratios(
     found: dict[str, list[float]] = {}
     chance = 0.0
     for name, rows in features.items():
-        protocol = EdgeRatioProtocol(described(run, rows), target)
+        protocol = EdgeRatioProtocol(whitened(run, rows), target)
         ratios, chance = protocol.per_class(), protocol.chance()
         found[name] = ratios[~np.isnan(ratios)].tolist()
     return found, chance

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import torch
 
-from unlabeled import progress
+from unlabeled import metrics, progress
 from unlabeled.data.pixels import ValueRange
 from unlabeled.data.store import ImageStore
 from unlabeled.data.voc import Task, VocSplit, classification_labels, read_voc
@@ -30,8 +30,9 @@ from unlabeled.evaluation.voc_classification import (
     least_side,
     mean,
 )
+from unlabeled.evaluation.voc_segmentation import SCORES as SEGMENTATION_SCORES
 from unlabeled.evaluation.voc_segmentation import Pixels, SegmentationTraining, VocSegmentationProtocol
-from unlabeled.protocols.layers import by_layers
+from unlabeled.protocols.layers import by_layers, nothing_learned
 from unlabeled.protocols.request import Request
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def voc_classification(
     names = learned.class_names
     known = test_labels != 0
     shares = ((test_labels > 0).double().sum(0) / known.sum(0).clamp(min=1)).numpy()
-    scores = {
+    scores: dict[str, Any] = {
         "map": mean(trained["step"]),
         **{f"map_{one.replace('-', '_')}": mean(trained[one]) for one in DEFINITIONS if one != "step"},
         "untrained": mean(untrained["step"]),
@@ -111,7 +112,10 @@ def voc_classification(
         "skipped": dict(learned.skipped + store.skipped + scored.skipped + test.skipped),
         "notes": notes_of((learned, scored)),
     }
-    return by_layers(run, "voc-classification", how.train, split, scores, "map")
+    scores |= nothing_learned(scores, "map", scores["chance"])
+    return by_layers(
+        run, "voc-classification", how.train, split, scores, "map", steps=how.steps, crops=how.crops, lr=how.lr
+    )
 
 
 def voc_segmentation(
@@ -127,9 +131,10 @@ def voc_segmentation(
 ) -> dict[str, Any]:
     """Mean intersection over union of segmentation (see `evaluation.voc_segmentation`), trained and untrained network.
 
-    Keys: `mean_iou`, `pixel_accuracy`, `mean_accuracy`, `weighted_iou`, `untrained` (as `mean_iou`), `steps`,
-    `train_images`, `test_images`; tables `per_class`, `untrained_per_class`, `skipped`, pictures left out with the reason,
-    and `notes`, sentences about objects left out.
+    Keys: `mean_iou`, `pixel_accuracy`, `mean_accuracy`, `weighted_iou`, `untrained` (as `mean_iou`), `all_background` (that of
+    calling every pixel background), `nothing_learned` (a sentence, where that is all they reach), `steps`, `train_images`,
+    `test_images`; tables `per_class`, `untrained_per_class`, `skipped`, pictures left out with the reason, and `notes`,
+    sentences about objects left out.
     """
     _known("train", train, get_args(Trained))
     _known("norm_statistics", norm_statistics, get_args(NormStatistics))
@@ -157,12 +162,14 @@ def voc_segmentation(
         backbone = run.backbone if name == "trained" else run.untrained_backbone()
         return VocSegmentationProtocol(backbone, learned, scored, pixels, how, device, asked.partial, name)
 
-    trained = protocol("trained")
-    before, names = protocol("untrained").segmentation(), ["background", *learned.class_names]
-    found = trained.segmentation()
-    scores = {
-        **dict(trained.run()),
+    counts, before = protocol("trained").counts(), protocol("untrained").segmentation()
+    found, names = metrics.segmentation_scores(counts), ["background", *learned.class_names]
+    background = np.zeros_like(counts)
+    background[:, 0] = counts.sum(1)
+    scores: dict[str, Any] = {
+        **{name: getattr(found, name) for name in SEGMENTATION_SCORES},
         "untrained": before.mean_iou,
+        "all_background": metrics.segmentation_scores(background).mean_iou,
         "steps": how.steps,
         "train_images": len(learned.images),
         "test_images": len(scored.images),
@@ -171,7 +178,18 @@ def voc_segmentation(
         "skipped": dict(learned.skipped + scored.skipped),
         "notes": notes_of((learned, scored)),
     }
-    return by_layers(run, "voc-segmentation", how.train, split, scores, "mean_iou")
+    scores |= nothing_learned(scores, "mean_iou", scores["all_background"])
+    return by_layers(
+        run,
+        "voc-segmentation",
+        how.train,
+        split,
+        scores,
+        "mean_iou",
+        steps=how.steps,
+        batch_size=how.batch_size,
+        lr=how.lr,
+    )
 
 
 def _splits(asked: Request, split: str, task: Task, most: Sequence[int | None]) -> tuple[VocSplit, VocSplit]:

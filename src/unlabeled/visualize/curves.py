@@ -181,7 +181,7 @@ def bars(items: Sequence[tuple[str, float]], *, title: str, description: str = "
     """Fractions from 0 to 1 as horizontal bars with their names and values; the last one stands out."""
     row, top = 30, 4
     left = max((len(name) for name, _ in items), default=0) * CHARACTER + 14
-    scale = width - left - max((len(f"{100 * value:.1f} %") for _, value in items), default=0) * CHARACTER - 14
+    scale = width - left - max((len(f"{100 * value:.1f} %") for _, value in items), default=0) * CHARACTER - 22
     parts: list[str] = []
     for i, (name, value) in enumerate(items):
         y = top + i * row
@@ -206,7 +206,7 @@ def against_chance(
     row, top = 30, 4
     left = max((len(name) for name, *_ in items), default=0) * CHARACTER + 14
     ends = [f"{_share(value)}, chance {_share(chance)}" for _, value, chance in items]
-    scale = width - left - max(map(len, ends), default=0) * CHARACTER - 14
+    scale = width - left - max(map(len, ends), default=0) * CHARACTER - 22
     parts: list[str] = []
     for i, (name, value, chance) in enumerate(items):
         y = top + i * row
