@@ -121,6 +121,20 @@ PUBLISHED: dict[str, tuple[DataFacts, dict[str, Any]]] = {
         "clustering": "kmeans", "num_clusters": 10_000, "kmeans_iterations": 20, "lr": 0.02,
         "sampling": "cluster_then_member", "empty_clusters": "halve",
     }),
+    # Thesis table 5.1, rows km-RGB and km-fl1M; O03
+    "paper_thesis_alexnet_rgb": (IMAGENET, DEEPCLUSTER | {
+        "stem": "rgb", "num_clusters": 1000, "weight_decay": 1e-6, "lr": 0.02, "sampling": "cluster_then_member",
+    }),
+    "paper_thesis_alexnet_flickr": (IMAGENET, DEEPCLUSTER | {
+        "reassign_every": 3, "epochs": 501, "lr": 0.02, "sampling": "cluster_then_member",
+    }),
+    # M12, A13
+    "paper_supervised_alexnet": (IMAGENET, {
+        "method": "supervised", "backbone": "alexnet", "stem": "rgb", "image_size": 224, "epochs": 90, "batch_size": 256,
+        "flip": "horizontal", "schedule": "steps", "schedule_steps": (30, 60),
+    }),
+    # N09
+    "paper_npid_resnet18_proximal": (IMAGENET, NPID | {"backbone": "resnet18", "memory": "proximal", "memory_init": "sphere"}),
     "paper_npid_resnet18": (IMAGENET, NPID | {"backbone": "resnet18"}),
     "paper_npid_resnet50": (IMAGENET, NPID | {"backbone": "resnet50"}),
     "paper_npid_alexnet": (IMAGENET, NPID | {"backbone": "alexnet"}),

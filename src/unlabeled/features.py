@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from unlabeled.data.augment import draw
 from unlabeled.device import autocast
 from unlabeled.distributed import shard
 from unlabeled.errors import Interrupted, RunError
+from unlabeled.models.norm import BatchNorm1d, BatchNorm2d
 from unlabeled.progress import size
 from unlabeled.randomness import generator
 
@@ -44,6 +45,26 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
         module.train(was_training)
 
 
+@contextmanager
+def batch_statistics(module: nn.Module) -> Generator[None]:
+    """Inside, batch normalisation uses each batch's own statistics as in training, dropout is off; nothing is changed after."""
+    norms = [part for part in module.modules() if isinstance(part, (BatchNorm1d, BatchNorm2d))]
+    shared = [part.synchronised for part in norms]
+    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with evaluation_mode(module):
+        for part in norms:
+            # Ranks may have parts of different length here, so none may wait for another.
+            part.train()
+            part.synchronised = False
+        try:
+            yield
+        finally:
+            for part, was in zip(norms, shared, strict=True):
+                part.synchronised = was
+            for name, buffer in module.named_buffers():
+                buffer.copy_(kept[name])
+
+
 @torch.no_grad()
 def embed(
     backbone: nn.Module,
@@ -54,10 +75,12 @@ def embed(
     batch_size: int = 256,
     title: str = "features",
     stop: Callable[[], bool] = lambda: False,
+    mode: Callable[[nn.Module], AbstractContextManager[None]] = evaluation_mode,
 ) -> torch.Tensor:
     """Features of this rank's shard of the images `index` (int64 [m], all if None), [n, D] float32 on the CPU, in order.
 
-    The view is the one of DeepCluster section 3.4: short side resized, central crop, no augmentation, evaluation mode.
+    The view is the one of DeepCluster section 3.4: short side resized, central crop, no augmentation, evaluation mode or
+    `mode`.
 
     Raises:
         Interrupted: `stop()` became true.
@@ -68,7 +91,7 @@ def embed(
     rows = own if len(own) else asked[:1]
     features: torch.Tensor | None = None
     done, begun = 0, time.monotonic()
-    with evaluation_mode(backbone), progress.bar(title, len(rows)) as update:
+    with mode(backbone), progress.bar(title, len(rows)) as update:
         for _, view in loader.center_batches(rows, batch_size):
             if stop():
                 raise Interrupted

@@ -25,7 +25,7 @@ from unlabeled.data.loading import Loader
 from unlabeled.device import autocast, resolve_precision
 from unlabeled.distributed import all_reduce_max, all_reduce_sum, barrier, is_distributed, is_main, rank, world_size
 from unlabeled.errors import DivergedError, Interrupted, RunError, is_out_of_memory
-from unlabeled.features import embed
+from unlabeled.features import batch_statistics, embed, evaluation_mode
 from unlabeled.journal import Journal
 from unlabeled.methods.base import Embed, Method
 from unlabeled.optim import Optimizer, learning_rate
@@ -58,10 +58,12 @@ def train(
     saver = Saver(method, optimizer, config, run)
     meter = saver.restore()
 
-    def features(index: torch.Tensor | None = None) -> torch.Tensor:
-        size = 2 * config.batch_size
+    def features(index: torch.Tensor | None = None, *, as_trained: bool = False) -> torch.Tensor:
+        size, mode = (config.batch_size, batch_statistics) if as_trained else (2 * config.batch_size, evaluation_mode)
         try:
-            found = embed(method.backbone, loader, index, dtype=dtype, batch_size=size, stop=stop.asked_alone)
+            found = embed(
+                method.backbone, loader, index, dtype=dtype, batch_size=size, stop=stop.asked_alone, mode=mode
+            )
         except Interrupted:
             saver.save(meter)
             raise

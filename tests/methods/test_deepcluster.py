@@ -44,8 +44,9 @@ class Features:
         self.rows = rows
         self.asked: list[torch.Tensor | None] = []
 
-    def __call__(self, index: torch.Tensor | None = None) -> torch.Tensor:
-        self.asked.append(index)
+    def __call__(self, index: torch.Tensor | None = None, *, as_trained: bool = False) -> torch.Tensor:
+        if not as_trained:
+            self.asked.append(index)
         return self.rows.clone() if index is None else self.rows[index]
 
 

@@ -61,11 +61,11 @@ def test_targets_are_the_partition_of_the_prepared_rows():
 def test_the_head_follows_the_number_of_clusters_also_through_a_checkpoint():
     trained, (rows, kind) = method(120), clumps(120)
     assert trained.head.linear.out_features == SMALL["num_clusters"]
-    trained.before_epoch(0, lambda index=None: rows)
+    trained.before_epoch(0, lambda index=None, as_trained=False: rows)
     few = trained.head.linear.out_features
     assert few == int(trained.labels.max()) + 1 == trained.summary()["num_clusters"]
     assert nmi(trained.labels, kind) > 0.6
-    trained.before_epoch(1, lambda index=None: torch.randn(120, 6, generator=generator(5)))
+    trained.before_epoch(1, lambda index=None, as_trained=False: torch.randn(120, 6, generator=generator(5)))
     many = trained.head.linear.out_features
     assert many != few
     other = method(120)
@@ -79,7 +79,7 @@ def test_the_head_follows_the_number_of_clusters_also_through_a_checkpoint():
 def test_dropped_singletons_are_never_drawn(sampling: str):
     rows, _ = clumps(120, outliers=7)
     trained = method(127, singletons="drop", sampling=sampling)
-    trained.before_epoch(0, lambda index=None: rows)
+    trained.before_epoch(0, lambda index=None, as_trained=False: rows)
     dropped = (trained.labels < 0).nonzero()[:, 0].tolist()
     assert set(range(120, 127)) <= set(dropped)
     order = trained.draw(0)
@@ -95,7 +95,7 @@ def test_kept_singletons_are_clusters_and_attached_ones_are_not():
     sizes = {}
     for rule in ("keep", "attach"):
         trained = method(127, singletons=rule)
-        trained.before_epoch(0, lambda index=None: rows)
+        trained.before_epoch(0, lambda index=None, as_trained=False: rows)
         sizes[rule] = torch.bincount(trained.labels)
         assert int(trained.labels.min()) == 0
     assert int((sizes["keep"] == 1).sum()) >= 7
@@ -105,14 +105,14 @@ def test_kept_singletons_are_clusters_and_attached_ones_are_not():
 def test_nothing_but_singletons_is_said_in_words():
     with pytest.raises(DataError, match=r"left every one of 60 images alone.* or bandwidth \(now 0.001\)"):
         method(60, singletons="drop", bandwidth=1e-3).before_epoch(
-            0, lambda index=None: torch.randn(60, 6, generator=generator(0))
+            0, lambda index=None, as_trained=False: torch.randn(60, 6, generator=generator(0))
         )
     # Where each names one other there is no triangle.
     with pytest.raises(
         DataError, match=r"cliques left every one of 60 images alone.* raise graph_neighbors \(now 1\)\.$"
     ):
         method(60, clustering="cliques", graph_neighbors=1).before_epoch(
-            0, lambda index=None: torch.randn(60, 6, generator=generator(0))
+            0, lambda index=None, as_trained=False: torch.randn(60, 6, generator=generator(0))
         )
     with pytest.raises(ConfigError, match=r"graph_neighbors \(5\) must be below .* \(5\)"):
         method(5)
@@ -121,7 +121,7 @@ def test_nothing_but_singletons_is_said_in_words():
 def test_lin_and_cohen_separate_clumps_and_take_k_from_the_recipe():
     rows, kind = clumps(240)
     trained = method(240, clustering="pic_lin_cohen", num_clusters=6, graph_neighbors=12)
-    trained.before_epoch(0, lambda index=None: rows)
+    trained.before_epoch(0, lambda index=None, as_trained=False: rows)
     assert trained.head.linear.out_features == 6
     assert nmi(trained.labels, kind) > 0.7
 
@@ -167,7 +167,7 @@ def test_cliques_against_all_subsets():
 def test_training_on_cliques_shows_only_their_images():
     rows, _ = clumps(90, outliers=6)
     trained = method(96, clustering="cliques")
-    trained.before_epoch(0, lambda index=None: rows)
+    trained.before_epoch(0, lambda index=None, as_trained=False: rows)
     assert trained.summary()["labelled_share"] < 1
     assert bool((trained.labels[trained.draw(0)] >= 0).all())
 

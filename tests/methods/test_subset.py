@@ -41,7 +41,7 @@ def make(labels: torch.Tensor = LABELS, **changes: Any) -> Method:
     return build_method(config, COUNT, 3, labels)
 
 
-def features(index: torch.Tensor | None = None) -> torch.Tensor:
+def features(index: torch.Tensor | None = None, *, as_trained: bool = False) -> torch.Tensor:
     rows = torch.randn(COUNT, 256, generator=torch.Generator().manual_seed(4))
     return rows if index is None else rows[index]
 

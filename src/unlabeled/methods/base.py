@@ -24,9 +24,11 @@ from unlabeled.randomness import generator
 class Embed(Protocol):
     """Makes features with the network as it is now."""
 
-    def __call__(self, index: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, index: torch.Tensor | None = None, *, as_trained: bool = False) -> torch.Tensor:
         """This rank's contiguous part, [n, D] float32, of the features of the images `index` (int64 [m], the same on
         every rank), in that order; of all images in index order where not given.
+
+        `as_trained`: with the statistics of each batch, as the head sees features while it is trained.
         """
         ...
 

@@ -20,7 +20,7 @@ import torch
 from unlabeled import assignments, health, losses, metrics
 from unlabeled.config import Config
 from unlabeled.data import samplers
-from unlabeled.distributed import all_gather_rows
+from unlabeled.distributed import all_gather_rows, world_size
 from unlabeled.methods.base import Embed, Method, check_subset
 from unlabeled.methods.clusterer import Clusterer
 from unlabeled.methods.restricted import answers, restrict, restricted_loss
@@ -42,6 +42,9 @@ COUNTS = ("num_clusters", "empty_clusters", "singletons", "pic_singletons")
 
 STATISTICS_ROWS = 4096
 """Rows of this rank whose spread is measured: enough for two digits, cheap at any size."""
+
+TYPICAL_IMAGES = 512
+"""Images that the stable rate of a head is measured on."""
 
 
 class DeepCluster(Method):
@@ -106,9 +109,17 @@ class DeepCluster(Method):
         self.labels.copy_(labels)
         self._weights = None
         head = self._fresh_head(epoch, found.num_clusters)
-        head.expect(some)
+        head.expect(all_gather_rows(embed(self._typical(chosen), as_trained=True)))
         self.head = head.to(self.labels.device)
         self.predicted = self.predicted.new_zeros(found.num_clusters)
+
+    def _typical(self, chosen: torch.Tensor | None) -> torch.Tensor:
+        """Images the head's stable rate is measured on, whole batches on every rank: evaluation features of a network whose
+        running statistics are still those it was born with may be many times smaller than those it is trained on."""
+        whole = self.config.batch_size * world_size()
+        images = torch.arange(self.num_images) if chosen is None else chosen.cpu()
+        count = min(len(images), max(TYPICAL_IMAGES // whole, 1) * whole)
+        return images[torch.linspace(0, len(images) - 1, count).round().long()]
 
     def draw(self, epoch: int) -> torch.Tensor:
         """Uniform over clusters (section 3.3), or each image once where the recipe says so; never an unlabelled one."""

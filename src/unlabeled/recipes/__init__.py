@@ -19,10 +19,14 @@ from unlabeled.recipes.papers import (
     paper_npid_alexnet,
     paper_npid_cifar,
     paper_npid_resnet18,
+    paper_npid_resnet18_proximal,
     paper_npid_resnet50,
     paper_npid_vgg16,
     paper_pic_alexnet,
+    paper_supervised_alexnet,
     paper_thesis_alexnet,
+    paper_thesis_alexnet_flickr,
+    paper_thesis_alexnet_rgb,
 )
 from unlabeled.recipes.recommended import (
     default,
@@ -50,6 +54,8 @@ RECIPES: dict[str, Recipe] = {
         paper_deepcluster_vgg16,
         paper_pic_alexnet,
         paper_thesis_alexnet,
+        paper_thesis_alexnet_rgb,
+        paper_thesis_alexnet_flickr,
         small_pic,
         small_nat,
         small_instance,
@@ -57,10 +63,12 @@ RECIPES: dict[str, Recipe] = {
         random_network,
         paper_nat_alexnet,
         paper_npid_resnet18,
+        paper_npid_resnet18_proximal,
         paper_npid_resnet50,
         paper_npid_alexnet,
         paper_npid_vgg16,
         paper_npid_cifar,
+        paper_supervised_alexnet,
     )
 }
 

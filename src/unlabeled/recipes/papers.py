@@ -11,6 +11,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 JITTER: dict[str, Any] = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.4, "grey": 0.2}
 NO_COLOUR: dict[str, Any] = dict.fromkeys(JITTER, 0.0)
+WHOLE_PHOTOGRAPH = 512
+"""Pixels of the shorter side in the store, for views that are published as cut from the original: ImageNet's middle image
+has 375 and stays as it is. Of a copy with 256 pixels, 73 % of DeepCluster's views would be enlarged, of the original 27 %."""
 PIC: dict[str, Any] = {"graph_neighbors": 5, "bandwidth": 0.2, "damping": 0.001, "singletons": "attach"}
 
 
@@ -20,6 +23,8 @@ def paper_deepcluster_alexnet(facts: DataFacts) -> Config:
     Sobel input, 10,000 clusters, k-means every epoch on PCA-256 whitened unit rows, SGD 0.05 with momentum 0.9 and weight
     decay 1e-5, batch 256, 500 epochs (the released code stops at 200). Where the paper is silent this follows the released
     code: constant learning rate, head without momentum, features before the last ReLU, crop area 0.08-1, 20 iterations.
+    Views are cut from the image itself, up to 512 pixels on the shorter side, which takes some 700 GB of cache for ImageNet;
+    `--store-size 256` takes 340 and enlarges more of the views.
     Expected on ImageNet: 41.0 % with a linear probe on conv3, 73.7 mAP on VOC 2007 fine-tuned. Cost: 12 days on one P100.
 
     `torchrun --nproc-per-node 8 -m unlabeled train imagenet/train --out RUN --recipe paper_deepcluster_alexnet --batch-size 32`
@@ -29,7 +34,7 @@ def paper_deepcluster_alexnet(facts: DataFacts) -> Config:
         backbone="alexnet",
         stem="sobel",
         image_size=224,
-        store_size=256,
+        store_size=WHOLE_PHOTOGRAPH,
         resize=256,
         crop_area=(0.08, 1.0),
         flip="horizontal",
@@ -93,6 +98,27 @@ def paper_thesis_alexnet(facts: DataFacts) -> Config:
     )
 
 
+def paper_thesis_alexnet_rgb(facts: DataFacts) -> Config:
+    """DeepCluster with k-means on colour as in the thesis, section 5, table 5.1, row km-RGB: 1,000 clusters, decay 1e-6.
+
+    `torchrun --nproc-per-node 8 -m unlabeled train imagenet/train --out RUN --recipe paper_thesis_alexnet_rgb --batch-size 32`
+    """
+    return paper_thesis_alexnet(facts).replace(
+        recipe="paper_thesis_alexnet_rgb", stem="rgb", num_clusters=1000, weight_decay=1e-6
+    )
+
+
+def paper_thesis_alexnet_flickr(facts: DataFacts) -> Config:
+    """DeepCluster with k-means on a million images of YFCC100M as in the thesis, section 5, table 5.1, row km-fl1M.
+
+    Three passes over the images between two clusterings: 167 clusterings and as many updates as 500 epochs with one each. The
+    paper's images are a random million whose list was not published.
+
+    `torchrun --nproc-per-node 8 -m unlabeled train flickr --out RUN --recipe paper_thesis_alexnet_flickr --batch-size 32`
+    """
+    return paper_thesis_alexnet(facts).replace(recipe="paper_thesis_alexnet_flickr", reassign_every=3, epochs=501)
+
+
 def paper_nat_alexnet(facts: DataFacts) -> Config:
     """Noise As Targets with AlexNet as published: Bojanowski and Joulin, ICML 2017, section 4, tables 3-4.
 
@@ -143,8 +169,8 @@ def paper_npid_resnet18(facts: DataFacts) -> Config:
     batch, and rows averaged with momentum 0.5 in place of the paper's proximal term, whose weight is not in its text:
     `--memory proximal --proximal-weight W`. Rows begin as in that code, uniform in each coordinate and of a length near
     one (`--memory-init sphere` for the paper's unit vectors). Unlike that code, colour operations come in random order
-    before grey. Expected on ImageNet: kNN 41.0 % and 44.5 % with a linear probe on conv5.
-    The paper gives no cost.
+    before grey. Views are cut from the image itself, see `paper_deepcluster_alexnet`. Expected on ImageNet: kNN 41.0 % and
+    44.5 % with a linear probe on conv5.
 
     `torchrun --nproc-per-node 8 -m unlabeled train imagenet/train --out RUN --recipe paper_npid_resnet18 --batch-size 32`
     """
@@ -153,7 +179,7 @@ def paper_npid_resnet18(facts: DataFacts) -> Config:
         method="instance",
         backbone="resnet18",
         image_size=224,
-        store_size=256,
+        store_size=WHOLE_PHOTOGRAPH,
         resize=256,
         crop_area=(0.2, 1.0),
         flip="horizontal",
@@ -208,6 +234,19 @@ def paper_npid_vgg16(facts: DataFacts) -> Config:
     return paper_npid_resnet18(facts).replace(recipe="paper_npid_vgg16", backbone="vgg16")
 
 
+def paper_npid_resnet18_proximal(facts: DataFacts) -> Config:
+    """As `paper_npid_resnet18` with the paper's own proximal term (equations 9 and 10) in place of averaged rows.
+
+    Its weight is in a figure without numbers; 10 is the middle of the grid 0.5, 10, 30 that the spec proposes (N10), not a
+    published value: `--proximal-weight W`.
+
+    `torchrun --nproc-per-node 8 -m unlabeled train imagenet/train --out RUN --recipe paper_npid_resnet18_proximal --batch-size 32`
+    """
+    return paper_npid_resnet18(facts).replace(
+        recipe="paper_npid_resnet18_proximal", memory="proximal", proximal_weight=10.0, memory_init="sphere"
+    )
+
+
 def paper_npid_cifar(facts: DataFacts) -> Config:
     """Instance Discrimination on CIFAR-10 as published: Wu et al., CVPR 2018, table 1, row "Non-param softmax".
 
@@ -231,4 +270,32 @@ def paper_npid_cifar(facts: DataFacts) -> Config:
         temperature=0.1,
         batch_size=128,
         weight_decay=5e-4,
+    )
+
+
+def paper_supervised_alexnet(facts: DataFacts) -> Config:
+    """AlexNet with labels, the yardstick of all four papers: NAT tables 1 and 2, thesis figures 4.1 and 4.8, DeepCluster tables
+    1 and 2.
+
+    Crops of 224 and mirroring, 90 epochs (thesis, section 4.7). The papers are silent on the rest; these are the usual numbers
+    for AlexNet with batch normalisation: SGD 0.01 with momentum 0.9 and weight decay 5e-4, batch 256, a tenth of the rate after
+    30 and 60 epochs. Colour in (`--stem sobel` or `highpass` for NAT table 2); `--supervised-loss square` brings its own rate;
+    `--backbone vgg16`, `resnet18` or `resnet50` for the tables of other networks. Expected on ImageNet, top-1: softmax 59.2 %
+    with colour in NAT's table 1.
+
+    `torchrun --nproc-per-node 8 -m unlabeled train imagenet/train --labels folder --out RUN --recipe paper_supervised_alexnet \
+    --batch-size 32`
+    """
+    return paper_deepcluster_alexnet(facts).replace(
+        recipe="paper_supervised_alexnet",
+        method="supervised",
+        stem="rgb",
+        epochs=90,
+        lr=0.01,
+        momentum=0.9,
+        head_momentum=0.9,
+        weight_decay=5e-4,
+        schedule="steps",
+        schedule_steps=(30, 60),
+        num_clusters=clusters_for(facts.count),
     )
