@@ -34,7 +34,7 @@ def test_the_rule_holds_for_every_map(channels: int):
 @pytest.mark.parametrize("name", ["alexnet_small", "resnet18_small"])
 def test_rows_are_the_pooled_maps_in_evaluation_mode(name: str):
     backbone = build_backbone(name, image_size=32, generator=torch.Generator().manual_seed(0))
-    features = StageFeatures(backbone, (*backbone.stages, "output"), 3)
+    features = StageFeatures(backbone, (*backbone.stages, "feature"), 3)
     view = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     features.train()
     rows = features(view)
@@ -45,7 +45,7 @@ def test_rows_are_the_pooled_maps_in_evaluation_mode(name: str):
             pool = features.pools[stage]
             plain = functional.avg_pool2d(functional.pad(x, [pool.padding] * 4), pool.size) if pool.size > 1 else x
             torch.testing.assert_close(parts[stage], plain.flatten(1), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(parts["output"], backbone(view))
+        torch.testing.assert_close(parts["feature"], backbone(view))
     early = StageFeatures(backbone, backbone.stages[:2], 3)
     torch.testing.assert_close(early(view), torch.cat([parts[stage] for stage in backbone.stages[:2]], 1))
 
@@ -53,8 +53,8 @@ def test_rows_are_the_pooled_maps_in_evaluation_mode(name: str):
 def test_stages_are_named_in_any_order_and_checked():
     backbone = build_backbone("alexnet_small", image_size=32)
     assert parse_stages(None, backbone) == backbone.stages == parse_stages("all", backbone)
-    assert parse_stages("conv3, conv1,output", backbone) == ("conv1", "conv3", "output")
-    assert parse_stages(None, backbone, output=True)[-1] == "output"
+    assert parse_stages("conv3, conv1,feature", backbone) == ("conv1", "conv3", "feature")
+    assert parse_stages(None, backbone, output=True)[-1] == "feature"
     with pytest.raises(ConfigError, match="unknown stage 'conv6', did you mean 'conv"):
         parse_stages("conv6", backbone)
     with pytest.raises(ConfigError, match="names none"):

@@ -72,12 +72,12 @@ def test_a_class_without_a_training_row_is_never_chosen():
 
 def test_verbs_on_pictures(trained: Trained, tmp_path: Path):
     run = unlabeled.load(Path(shutil.copytree(trained.run, tmp_path / "run")))
-    found = run.evaluate("svm", trained.photos, test=trained.new, stages="conv2,output", quick=True)
-    assert list(found["stages"]) == ["conv2", "output"] and found["top1"] > 0.4
-    folded = run.evaluate("svm", trained.photos, test=trained.new, stages="output", folds=3)
-    assert folded["stages"]["output"]["C"] in (0.01, 0.1, 1.0, 10.0)
-    votes = run.evaluate("knn", trained.photos, test=trained.new, stages="conv1,output", neighbors=5)
-    assert votes["stages"]["output"]["knn"] == pytest.approx(votes["knn"])
+    found = run.evaluate("svm", trained.photos, test=trained.new, stages="conv2,feature", quick=True)
+    assert list(found["stages"]) == ["conv2", "feature"] and found["top1"] > 0.4
+    folded = run.evaluate("svm", trained.photos, test=trained.new, stages="feature", folds=3)
+    assert folded["stages"]["feature"]["C"] in (0.01, 0.1, 1.0, 10.0)
+    votes = run.evaluate("knn", trained.photos, test=trained.new, stages="conv1,feature", neighbors=5)
+    assert votes["stages"]["feature"]["knn"] == pytest.approx(votes["knn"])
     assert set(votes["stages"]["conv1"]) == {"knn", "nearest", "untrained"}
 
 

@@ -99,8 +99,13 @@ def test_frozen_convolutions_stay_but_for_their_scales(run: Run):
 
 def test_all_trains_everything_and_leaves_the_run_alone(run: Run):
     before = {name: value.clone() for name, value in run.backbone.named_parameters()}
-    after = dict(protocol(run, train="all").fitted().backbone.named_parameters())
+    fitted = protocol(run, train="all").fitted()
+    after = dict(fitted.backbone.named_parameters())
     assert all(not torch.equal(value, after[name]) for name, value in before.items())
+    frozen = protocol(run, train="fc").network()
+    assert type(fitted.head) is type(frozen.head) is FcHead, "the gain of fine-tuning compares no architectures"
+    start = protocol(run, train="all").network().head.state_dict()
+    assert all(torch.equal(value, start[name]) for name, value in frozen.head.state_dict().items())
     assert all(torch.equal(value, before[name]) for name, value in run.backbone.named_parameters())
 
 

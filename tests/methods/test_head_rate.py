@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pictures import write_pictures
 
+from pictures import write_pictures
 from unlabeled.config import Config
 from unlabeled.data.augment import Views
 from unlabeled.data.loading import Loader

@@ -111,3 +111,29 @@ def test_other_images_are_described_in_the_space_of_the_training_images(trained:
     assert torch.allclose(rows, space.apply(features, normalize_rows=run.config.normalize_rows), atol=1e-6)
     own = fit_space(features, run.config, run.config.seed)
     assert not torch.allclose(rows, own.apply(features, normalize_rows=run.config.normalize_rows), atol=1e-2)
+
+
+@pytest.mark.parametrize("objective", ["softmax", "parametric"])
+def test_svm_and_knn_read_the_output_of_every_objective(tmp_path: Path, objective: str) -> None:
+    photos = write_pictures(tmp_path / "photos", 60)
+    settings: dict[str, Any] = SETTINGS | {
+        "method": "instance",
+        "objective": objective,
+        "embedding_dims": 16,
+        "lr": 0.01,
+    }
+    for name in ("head_lr", "num_clusters", "pca_dims", "reassign_every"):
+        settings.pop(name)
+    run = unlabeled.train(photos, tmp_path / "run", cache=tmp_path / "cache", **settings)
+    outputs = run.method.outputs(run.features_of(run.record.open(photos)))
+    assert outputs.shape == (60, 16)
+    found = run.evaluate("svm", space="output")
+    assert list(found["stages"]) == ["output"] and 0 <= found["untrained"] <= 1
+    assert 0 <= run.evaluate("knn", space="output", neighbors=5)["knn"] <= 1
+    with pytest.raises(ConfigError, match="stages are of the backbone"):
+        run.evaluate("svm", space="output", stages="conv1")
+
+
+def test_a_method_without_outputs_says_so(trained: Trained) -> None:
+    with pytest.raises(ConfigError, match="outputs of its head stand for classes"):
+        unlabeled.load(trained.run).evaluate("svm", space="output")

@@ -80,7 +80,7 @@ class ProtocolOptions(BaseModel):
         "[10; 5]",
     )
     space: Optional[Literal["backbone", "output", "bank", "pca"]] = Field(  # noqa: UP045
-        None, description="knn: what is compared [backbone]; output and bank are the papers' 128 dims"
+        None, description="knn, svm: what is compared [backbone]; output (and, for knn, bank) are the papers' 128 dims"
     )
     compare: Optional[list[Path]] = Field(  # noqa: UP045
         None, description="every protocol: another run to put beside this one, may be given several times"
@@ -122,7 +122,7 @@ class ProtocolOptions(BaseModel):
     )
     lr: Optional[float] = Field(  # noqa: UP045
         None,
-        description="linear: learning rate [chosen on held-out training images]; voc-*: learning rate of the first step "
+        description="linear, mlp --form deepcluster: learning rate [chosen on held-out training images]; voc-*: of the first step "
         "[published]",
     )
     weight_decay: Optional[float] = Field(None, description="linear: weight decay [chosen as lr]")  # noqa: UP045

@@ -23,8 +23,8 @@ from unlabeled.models import Backbone
 
 MOST_DIMS = 10_000
 """Numbers of a pooled stage stay below this, as published."""
-OUTPUT = "output"
-"""Name of the feature itself, after the last stage: what the other protocols call the network's feature."""
+FEATURE = "feature"
+"""Name of the feature itself, after the last stage. (The output of a method's head is `space` "output".)"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def pool_of(channels: int, side: int, most: int = MOST_DIMS) -> Pool:
 class StageFeatures(nn.Module):
     """Views to the pooled maps of the stages asked for, one after the other in a row, the network frozen.
 
-    dims: D of each stage, in order. The name `output` stands for the network's feature, which is not pooled.
+    dims: D of each stage, in order. The name `feature` stands for the network's feature, which is not pooled.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class StageFeatures(nn.Module):
                 if name in stages:
                     self.pools[name] = pool_of(x.shape[1], x.shape[2], most)
                     self.dims[name] = x.shape[1] * self.pools[name].side(x.shape[2]) ** 2
-        if OUTPUT in stages:
-            self.dims[OUTPUT] = backbone.feature_dim
+        if FEATURE in stages:
+            self.dims[FEATURE] = backbone.feature_dim
 
     @torch.no_grad()
     def forward(self, view: torch.Tensor) -> torch.Tensor:
@@ -111,14 +111,14 @@ class StageFeatures(nn.Module):
                     rows.append(self.pools[name](x.float()).flatten(1))
                 if name == self._last:
                     break
-            if OUTPUT in self.dims:
+            if FEATURE in self.dims:
                 rows.append(self.backbone.pool(x).float())
         return torch.cat(rows, 1)
 
     @property
     def _last(self) -> str:
         # What comes after the deepest stage asked for need not be computed.
-        return self.backbone.stages[-1] if OUTPUT in self.dims else next(reversed(self.dims))
+        return self.backbone.stages[-1] if FEATURE in self.dims else next(reversed(self.dims))
 
     def parts(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows [B, sum of dims] cut into stages: views [B, D]."""
@@ -131,14 +131,14 @@ def parse_stages(text: str | None, backbone: Backbone, *, output: bool = False) 
     Raises:
         ConfigError: a stage this network does not have, or none named.
     """
-    every = (*backbone.stages, OUTPUT) if output else backbone.stages
+    every = (*backbone.stages, FEATURE) if output else backbone.stages
     if text is None or text.strip() == "all":
         return every
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
-        raise ConfigError(f"stages names none; give 'all' or some of {', '.join((*backbone.stages, OUTPUT))}.")
+        raise ConfigError(f"stages names none; give 'all' or some of {', '.join((*backbone.stages, FEATURE))}.")
     check_stages(names, backbone)
-    return tuple(name for name in (*backbone.stages, OUTPUT) if name in names)
+    return tuple(name for name in (*backbone.stages, FEATURE) if name in names)
 
 
 def check_stages(stages: Sequence[str], backbone: Backbone) -> None:
@@ -146,5 +146,5 @@ def check_stages(stages: Sequence[str], backbone: Backbone) -> None:
     if not stages:
         raise ConfigError(f"at least one stage is needed; this network has {', '.join(backbone.stages)}.")
     for name in stages:
-        if name != OUTPUT and name not in backbone.stages:
-            raise ConfigError(unknown_name("stage", name, (*backbone.stages, OUTPUT)))
+        if name != FEATURE and name not in backbone.stages:
+            raise ConfigError(unknown_name("stage", name, (*backbone.stages, FEATURE)))

@@ -37,13 +37,13 @@ from unlabeled.data.store import ImageStore
 from unlabeled.distributed import world_size
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation.crops import CROPS, ViewBatches, ten_crop_views
-from unlabeled.evaluation.fine_tuning import Network, batches_of, outputs
+from unlabeled.evaluation.fine_tuning import batches_of, outputs
 from unlabeled.evaluation.fitting import Fit, fit
 from unlabeled.evaluation.norm_statistics import NormStatistics, batches, measured
 from unlabeled.evaluation.partial import Partial
 from unlabeled.metrics import IGNORED, Definition, voc_classification_ap
-from unlabeled.models import Backbone, data_init, linear_head
-from unlabeled.models.fc import NEW_BIAS, FcHead
+from unlabeled.models import Backbone, data_init
+from unlabeled.models.fc import FcHead
 from unlabeled.randomness import generator
 
 Trained = Literal["fc", "all"]
@@ -61,7 +61,7 @@ class VocTraining:
     """How a classifier is trained and scored; what is not given is as published."""
 
     train: Trained = "fc"
-    """`fc`: convolutions frozen, a new FC6-FC7-FC8. `all`: the whole network, only its last layer new."""
+    """`fc`: convolutions frozen, a new FC6-FC7-FC8. `all`: the same new layers, and the convolutions are trained too."""
     steps: int = 80_000
     """Steps of the optimiser."""
     lr: float | None = None
@@ -87,22 +87,31 @@ class VocTraining:
         return (self.lr or lr) * 0.5 ** (step // min(interval, math.ceil(self.steps / 4)))
 
 
-class FrozenConvolutions(nn.Module):
-    """A copy of a backbone's convolutions in evaluation mode under a trained head; `scales` trains its normalisation's."""
+class Convolutions(nn.Module):
+    """A copy of a backbone's convolutions under a new head.
 
-    def __init__(self, backbone: Backbone, head: FcHead, *, scales: bool) -> None:
+    `frozen`: they are in evaluation mode and stay, but that `scales` trains those of their normalisation. Else everything is
+    trained, and normalisation is by the statistics of each batch.
+    """
+
+    def __init__(self, backbone: Backbone, head: FcHead, *, frozen: bool, scales: bool = False) -> None:
         super().__init__()
-        self.backbone = copy.deepcopy(backbone).requires_grad_(False)
-        self.head = head
+        self.backbone = copy.deepcopy(backbone).requires_grad_(not frozen)
+        self.head, self.is_frozen = head, frozen
+        for name in ("fc6", "norm6", "fc7", "norm7"):
+            # The head has its own; what is not used must not wait for a gradient.
+            if (part := getattr(self.backbone, name, None)) is not None:
+                part.requires_grad_(False)
         if scales:
             for part in self.backbone.modules():
                 if isinstance(part, nn.BatchNorm2d):
                     part.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode of the head alone."""
+        """Training mode, of the head alone where the convolutions are frozen."""
         super().train(mode)
-        self.backbone.eval()
+        if self.is_frozen:
+            self.backbone.eval()
         return self
 
     def forward(self, view: torch.Tensor) -> torch.Tensor:
@@ -190,15 +199,11 @@ class VocClassificationProtocol:
         how, classes = self.how, self.train_labels.shape[1]
         backbone = self.without_norm() if how.fold_norm else self.frozen() if how.train == "fc" else self.backbone
         fresh = generator(how.seed, "voc head")
-        if how.train == "all":
-            head = linear_head(backbone, classes, generator=fresh)
-            nn.init.constant_(head.linear.bias, NEW_BIAS)
-            return Network(backbone, head).to(self.device)
         if how.fold_norm and how.train_norm_scales:
             raise ConfigError("train_norm_scales has nothing to train with fold_norm; leave one of them out.")
-        return FrozenConvolutions(backbone, FcHead(backbone, classes, fresh), scales=how.train_norm_scales).to(
-            self.device
-        )
+        head, frozen = FcHead(backbone, classes, fresh), how.train == "fc"
+        scales = frozen and how.train_norm_scales
+        return Convolutions(backbone, head, frozen=frozen, scales=scales).to(self.device)
 
     def frozen(self) -> Backbone:
         """The backbone with the statistics of batch normalisation that stay while the rest is trained."""

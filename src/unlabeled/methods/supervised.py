@@ -160,6 +160,17 @@ class ParametricInstance(Supervised):
         """None: as many dims as images."""
         return 0
 
+    def spaces(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The output in front of the vectors of the images, [N, D] as with the memory bank."""
+        return {"output": self.outputs(features)}
+
+    def outputs(self, features: torch.Tensor, chunk: int = 8192) -> torch.Tensor:
+        """The output [n, D] of features [n, D'], without the vectors of the images."""
+        assert isinstance(self.head, nn.Sequential)
+        device = next(self.head.parameters()).device
+        with torch.no_grad():
+            return torch.cat([self.head[0](rows.to(device)).float().cpu() for rows in features.split(chunk)])
+
     def chance_loss(self) -> float:
         """All images alike."""
         return math.log(self.num_rows)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -16,7 +16,7 @@ from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.evaluation.linear import DECAYS, RATES, LinearProbe
 from unlabeled.evaluation.mlp import EPOCHS as MLP_EPOCHS
 from unlabeled.evaluation.mlp import WIDTH, Form, LastMap, MlpProbe
-from unlabeled.evaluation.selection import folds_of
+from unlabeled.evaluation.selection import Fold, folds_of
 from unlabeled.evaluation.stages import StageFeatures, parse_stages
 from unlabeled.evaluation.svm import SvmProbe
 from unlabeled.images import make_loader
@@ -27,6 +27,9 @@ from unlabeled.protocols.request import Request
 if TYPE_CHECKING:
     from unlabeled.run import Run
 
+ProbeSpace = Literal["backbone", "output"]
+OUTPUT = "output"
+"""The head's output, where it stands for no classes."""
 EPOCHS = 90
 """Of the published linear probes."""
 QUICK_EPOCHS = 20
@@ -162,14 +165,18 @@ def mlp(
     form: Form = "nat",
     epochs: int | None = None,
     width: int | None = None,
+    lr: float | None = None,
     crops: CropCount | None = None,
 ) -> dict[str, Any]:
     """A perceptron re-trained on the frozen convolutions (Noise As Targets table 3, thesis table 5.2).
 
-    Keys: `top1`, `top5`, `train_top1`, `best_top1` (of the epoch `best_epoch`, the best on the validation part), the same
-    of the untrained network under `untrained_network`, its `top1` as `untrained`, `chance` and counts of images.
+    Keys: `top1`, `top5`, `train_top1`, `best_top1` (of the epoch `best_epoch`, the best on the validation part), `lr` (likewise
+    chosen, for the form deepcluster, whose papers do not give it), the same of the untrained network under
+    `untrained_network`, its `top1` as `untrained`, `chance` and counts of images.
     """
-    check_probe(epochs, None, None, 1, crops)
+    check_probe(epochs, lr, None, 1, crops)
+    if lr is not None and form == "nat":
+        raise ConfigError("the form nat has the published rate, 0.1; --lr is for --form deepcluster.")
     if width is not None and width < 1:
         raise ConfigError(f"width must be at least 1, got {width}; the papers use {WIDTH}.")
     data = probe_images(run, asked, QUICK_TRAIN if asked.quick else None)
@@ -184,6 +191,7 @@ def mlp(
             form=form,
             epochs=epochs or (QUICK_EPOCHS if asked.quick else MLP_EPOCHS[form]),
             width=width or (QUICK_WIDTH if asked.quick else WIDTH),
+            rates=() if lr is None else (lr,),
             crops=crops or ("one" if asked.quick else "ten"),
             partial=asked.partial,
             name=title,
@@ -194,12 +202,22 @@ def mlp(
     return {**trained, "untrained": untrained["top1"], **data.facts(), "untrained_network": untrained}
 
 
-def svm(run: Run, asked: Request, *, stages: str | None = None, folds: int = 1) -> dict[str, Any]:
+def svm(
+    run: Run, asked: Request, *, stages: str | None = None, folds: int = 1, space: ProbeSpace = "backbone"
+) -> dict[str, Any]:
     """Linear SVM on every stage and on the feature (instance discrimination, tables 1 to 3), trained and untrained network.
+
+    `space` "output" takes the head's output instead, 128 numbers of instance discrimination (its table 1).
 
     Keys as of `linear`; `stages` holds top-1, top-5, the accuracy on the validation part and the C chosen on it.
     """
     check_probe(None, None, None, folds)
+    if space == "output":
+        if stages is not None:
+            raise ConfigError(
+                "--stages are of the backbone; with --space output there is one row for each image: leave one out."
+            )
+        return _svm_on_output(run, asked, folds)
     names = parse_stages(stages, run.backbone, output=True)
     data = probe_images(run, asked, QUICK_SVM if asked.quick else None)
     rows, seed, labels = data.training_rows, run.config.seed, data.images.labels
@@ -210,20 +228,51 @@ def svm(run: Run, asked: Request, *, stages: str | None = None, folds: int = 1) 
         features = stage_features(run, backbone, names)
         train = Central(features, data.views, rows, f"{title}, features").at(rows)
         test = Central(features, data.views, data.test, f"{title}, test features").at(data.test)
-        probe = SvmProbe(
-            features.parts(train),
-            labels[rows],
-            features.parts(test),
-            labels[data.test],
-            data.classes,
-            positions,
-            seed=seed,
-            partial=asked.partial,
-            name=title,
-        )
-        return {stage: dict(vars(score)) for stage, score in probe.scores().items()}
+        return _svm_scores(asked, data, features.parts(train), features.parts(test), positions, seed, title)
 
     return table_of(scores(run.backbone, "trained"), scores(run.untrained_backbone(), "untrained"), data)
+
+
+def _svm_on_output(run: Run, asked: Request, folds: int) -> dict[str, Any]:
+    """The same of the outputs of the method's head, trained and untrained."""
+    methods = {"trained": run.method, "untrained": run.untrained_method()}
+    if OUTPUT not in methods["trained"].spaces(torch.zeros(2, run.backbone.feature_dim)):
+        raise ConfigError(f"{run.config.method} has no space 'output': the outputs of its head stand for classes.")
+    data = probe_images(run, asked, QUICK_SVM if asked.quick else None)
+    rows, seed, labels = data.training_rows, run.config.seed, data.images.labels
+    place = folds_of(labels, rows, folds, seed) if folds > 1 else [(data.part.train, data.part.validation)]
+    positions = [(torch.searchsorted(rows, own), torch.searchsorted(rows, chosen)) for own, chosen in place]
+
+    def scores(title: str) -> dict[str, dict[str, Any]]:
+        method = methods[title]
+        train, test = (method.outputs(part) for part in data.images.features(run, method.backbone, title))
+        return _svm_scores(asked, data, {OUTPUT: train}, {OUTPUT: test}, positions, seed, title)
+
+    return table_of(scores("trained"), scores("untrained"), data)
+
+
+def _svm_scores(
+    asked: Request,
+    data: ProbeImages,
+    train: Mapping[str, torch.Tensor],
+    test: Mapping[str, torch.Tensor],
+    positions: Sequence[Fold],
+    seed: int,
+    title: str,
+) -> dict[str, dict[str, Any]]:
+    labels = data.images.labels
+    probe = SvmProbe(
+        train,
+        labels[data.training_rows],
+        test,
+        labels[data.test],
+        data.classes,
+        positions,
+        seed=seed,
+        partial=asked.partial,
+        name=title,
+    )
+    return {stage: dict(vars(score)) for stage, score in probe.scores().items()}
 
 
 def table_of(
