@@ -12,7 +12,7 @@ from unlabeled import plan as plan_module
 from unlabeled.config import Config, DataFacts
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.methods import build_method
-from unlabeled.plan import Plan, activation_bytes, free_memory, plan
+from unlabeled.plan import WORKSPACE, Plan, activation_bytes, free_memory, plan
 
 FACTS = DataFacts(count=1000, channels=3, height=64, width=64, is_colour=True)
 CONFIG = Config(backbone="alexnet_small", image_size=32, num_clusters=10, batch_size=50)
@@ -24,7 +24,7 @@ def made() -> Plan:
 
 
 def test_pieces_add_up(made: Plan):
-    assert made.memory == made.weights + made.activations + made.features + made.clustering + made.table
+    assert made.memory == WORKSPACE + made.weights + made.activations + made.features + made.clustering + made.table
     assert made.features == 1000 * 256 * 4
     # The catalogue comes after the last step.
     assert made.catalogue == 3 * made.features < made.activations
@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_refused_with_both_numbers(made: Plan):
 
 def test_beside_a_gpu_features_and_clusters_are_in_main_memory(made: Plan):
     gpu = replace(made, available=10**9, host=10**10)
-    assert gpu.memory == made.weights + made.activations + made.table
+    assert gpu.memory == WORKSPACE + made.weights + made.activations + made.table
     assert gpu.memory + made.features + made.clustering == made.memory
     assert replace(gpu, clustering=2 * 10**9).memory == gpu.memory, "more than the GPU has, and none of its business"
     replace(gpu, clustering=2 * 10**9).check()
