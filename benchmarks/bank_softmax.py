@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.timing import time_in_turn
-from unlabeled.bank_softmax import bank_softmax
+from unlabeled.losses import bank_softmax
 
 BATCH, DIMS, TEMPERATURE, NEGATIVES = 128, 128, 0.07, 4096
 OURS = "exact softmax"

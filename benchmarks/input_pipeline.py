@@ -25,7 +25,7 @@ from PIL import Image
 from unlabeled.data.augment import Views
 from unlabeled.data.decode import decode, examine
 from unlabeled.data.loading import Loader
-from unlabeled.data.shrink import reduce
+from unlabeled.data.resize import reduce
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import available_cores, open_store
 

@@ -17,7 +17,7 @@ from benchmarks.timing import time_in_turn
 from unlabeled.config import Config
 from unlabeled.methods import build_method
 from unlabeled.methods.base import Method
-from unlabeled.optim import Optimizer
+from unlabeled.training.optim import Optimizer
 
 IMAGES, CLASSES = 50_000, 1000
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -4,7 +4,7 @@ AlexNet (Sobel, 224 px, B = 64) and the small ResNet-18 (32 px, B = 128), one th
 uint8 views in channels-last, bfloat16 autocast, fused SGD. Plain: the same layers in float32 and NCHW on views that
 are normalised already, Sobel as two convolutions, `torch.optim.SGD` as it comes. The two are interleaved in one
 process, and
-that process is run twice: with the allocator setting of `unlabeled.allocator` and without.
+that process is run twice: with the allocator setting of `unlabeled.device` and without.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from unlabeled.allocator import use_big_pages_allocator
 from unlabeled.config import Config
+from unlabeled.device import use_big_pages_allocator
 from unlabeled.models import Backbone, build_backbone, linear_head
-from unlabeled.optim import Optimizer
+from unlabeled.training.optim import Optimizer
 
 NETWORKS = {"alexnet": (224, 64, "sobel"), "resnet18_small": (32, 128, "rgb")}
 CLASSES = 1000

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pictures import Trained
-from unlabeled.explorer.answers import Answers
+from unlabeled.explorer.queries import Answers
 from unlabeled.run import Run
 
 EVIL = "kind0/<img src=x onerror=alert(1)><script>alert(1)<.png"

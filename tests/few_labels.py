@@ -14,7 +14,7 @@ from unlabeled.data.loading import Loader
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 from unlabeled.evaluation.few_labels import Contest, Images
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.models import Backbone
 
 LEVELS = (0, 60, 120, 180)

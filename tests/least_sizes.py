@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from unlabeled.protocols import bank, detection, few_labels, labelled, neighbors, probes, voc
+from unlabeled.protocols import detection, few_labels, inputs, neighbors, probes, voc
 
 FEW = (24, 8, 12)
 """Images that a quick call learns from and is scored on, and that a quick SVM learns from."""
@@ -17,7 +17,7 @@ def few_images(put: Callable[[Any, str, Any], None]) -> None:
     """Let `--quick` open so few images that it leaves some of a small set out; `put` as of `shrink`."""
     for module in (neighbors, probes):
         put(module, "QUICK_TRAIN", FEW[0])
-    for module in (bank, labelled):
+    for module in (neighbors, inputs):
         put(module, "QUICK_TEST", FEW[1])
     put(probes, "QUICK_SVM", FEW[2])
 

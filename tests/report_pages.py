@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from unlabeled.cluster.merge_tree import merge_tree
-from unlabeled.visualize.facts import Atlas, Colouring
+from unlabeled.report.facts import Atlas, Colouring
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 import unlabeled
-from unlabeled import checkpoint, signals
-from unlabeled.data.photographs import demo_set
+from unlabeled import progress
+from unlabeled.demo import demo_set
 from unlabeled.errors import Interrupted
 from unlabeled.evaluation.knn import knn_accuracy, split
-from unlabeled.journal import read
 from unlabeled.run import Run
+from unlabeled.runs import checkpoint
+from unlabeled.runs.journal import read
 
 SMALL: dict[str, Any] = {
     "backbone": "alexnet_small",
@@ -63,7 +64,7 @@ def train_with_stops(
 ) -> None:
     """Train, asked to stop after every few steps, and resumed until the run ends; it must be stopped at least once."""
 
-    class StopAfter(signals.Stop):
+    class StopAfter(progress.Stop):
         def __init__(self) -> None:
             super().__init__()
             self.remaining = steps
@@ -72,7 +73,7 @@ def train_with_stops(
             self.remaining -= 1
             return self.remaining < 0
 
-    patch.setattr(signals, "Stop", StopAfter)
+    patch.setattr(progress, "Stop", StopAfter)
     with pytest.raises(Interrupted):
         unlabeled.train(data, out, labels=labels, cache=out.parent / "cache", **settings)
     for _ in range(20):

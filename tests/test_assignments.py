@@ -11,9 +11,10 @@ import torch
 import unlabeled
 from pictures import pictures
 from runs import SMALL, assert_same_run, train_with_stops
-from unlabeled import assignments, metrics
+from unlabeled import metrics
 from unlabeled.config import Config
 from unlabeled.errors import RunError
+from unlabeled.runs import cluster_history
 
 SETTINGS = SMALL | {"image_size": 24, "resize": 24, "batch_size": 20, "epochs": 5, "reassign_every": 2}
 
@@ -68,25 +69,25 @@ def test_pic_keeps_its_own_and_other_methods_make_none(data: Path, tmp_path: Pat
 def test_numbers_take_the_smallest_type(tmp_path: Path) -> None:
     for largest, kind in ((127, np.int8), (128, np.int16), (32767, np.int16), (32768, np.int32)):
         labels = torch.tensor([-1, largest])
-        path = assignments.write(tmp_path, 0, labels)
+        path = cluster_history.write(tmp_path, 0, labels)
         assert np.load(path).dtype == kind
-        assert torch.equal(assignments.read(tmp_path, 1), labels)
+        assert torch.equal(cluster_history.read(tmp_path, 1), labels)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001.npy"]
 
 
 def test_of_very_many_images_every_kth_clustering_is_kept() -> None:
     paper = Config(num_clusters=10_000, epochs=500)
     # 500 clusterings of 1.28 million images at two bytes are 1.28 GB, a little above the limit.
-    assert assignments.every(paper, 1_281_167) == 2
-    assert [assignments.is_kept(paper, 1_281_167, epoch) for epoch in range(4)] == [True, False, True, False]
-    assert assignments.every(paper, 500_000) == 1
-    assert assignments.every(paper.replace(reassign_every=10.0), 1_281_167) == 1
-    assert assignments.every(paper.replace(clustering="pic"), 1_281_167) == 3
+    assert cluster_history.every(paper, 1_281_167) == 2
+    assert [cluster_history.is_kept(paper, 1_281_167, epoch) for epoch in range(4)] == [True, False, True, False]
+    assert cluster_history.every(paper, 500_000) == 1
+    assert cluster_history.every(paper.replace(reassign_every=10.0), 1_281_167) == 1
+    assert cluster_history.every(paper.replace(clustering="pic"), 1_281_167) == 3
     thinned = paper.replace(reassign_every=3.0, epochs=1500)
-    assert [epoch for epoch in range(0, 15, 3) if assignments.is_kept(thinned, 1_281_167, epoch)] == [0, 6, 12]
+    assert [epoch for epoch in range(0, 15, 3) if cluster_history.is_kept(thinned, 1_281_167, epoch)] == [0, 6, 12]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    assignments.write(tmp_path, 4, torch.zeros(9, dtype=torch.int64)).write_bytes(b"\x93NUMPY")
+    cluster_history.write(tmp_path, 4, torch.zeros(9, dtype=torch.int64)).write_bytes(b"\x93NUMPY")
     with pytest.raises(RunError, match=r"epoch-00005\.npy is damaged"):
-        assignments.read(tmp_path, 5)
+        cluster_history.read(tmp_path, 5)

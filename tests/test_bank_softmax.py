@@ -4,10 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unlabeled import bank_softmax as module
-from unlabeled.bank_softmax import bank_softmax
+from unlabeled import losses as module
 from unlabeled.errors import DataError
-from unlabeled.losses import nonparametric_softmax
+from unlabeled.losses import bank_softmax, nonparametric_softmax
 from unlabeled.randomness import generator
 
 

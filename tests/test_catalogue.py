@@ -12,13 +12,13 @@ from torch.nn.functional import normalize
 
 import unlabeled
 from pictures import SETTINGS, Trained, pictures
-from unlabeled import catalogue
-from unlabeled.catalogue import Catalogue, build, recluster
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError, RunError, UnlabeledError
 from unlabeled.features import allocate
 from unlabeled.metrics import nmi
 from unlabeled.run import Run
+from unlabeled.runs import index
+from unlabeled.runs.index import Catalogue, build, recluster
 
 CONFIG = Config(num_clusters=5, pca_dims=8, seed=3)
 
@@ -157,7 +157,7 @@ def test_written_and_read_back_is_the_same(made: Catalogue, tmp_path: Path):
 def test_features_are_held_once_where_there_is_room_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """They are scaled part by part into the place `allocate` gives, a file here, and written from there: bits are the same."""
     rows = blobs(1000)
-    monkeypatch.setattr(catalogue, "ROWS_AT_ONCE", 77)
+    monkeypatch.setattr(index, "ROWS_AT_ONCE", 77)
     monkeypatch.setattr("unlabeled.features.SPILL_BYTES", 1000)
     given: list[torch.Tensor] = []
 
@@ -165,9 +165,9 @@ def test_features_are_held_once_where_there_is_room_for_them(tmp_path: Path, mon
         given.append(allocate(count, dims))
         return given[-1]
 
-    monkeypatch.setattr(catalogue, "allocate", remembered)
+    monkeypatch.setattr(index, "allocate", remembered)
     written: list[int] = []
-    monkeypatch.setattr(catalogue, "save_file", lambda tensors, _: written.append(tensors["features"].data_ptr()))
+    monkeypatch.setattr(index, "save_file", lambda tensors, _: written.append(tensors["features"].data_ptr()))
     made = build(rows, CONFIG)
     made.save(tmp_path / "f.safetensors")
     assert torch.equal(made.features, normalize(rows, dim=1))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from unlabeled import checkpoint
 from unlabeled.errors import RunError
+from unlabeled.runs import checkpoint
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:

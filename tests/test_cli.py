@@ -16,8 +16,8 @@ import pytest
 
 from command_line import Call, assert_one_box, call, process, words
 from pictures import Trained, flags
-from unlabeled.cli import scoring
-from unlabeled.cli.flags import BACKBONES, SECTIONS
+from unlabeled.cli import evaluate
+from unlabeled.cli.options import BACKBONES, SECTIONS
 from unlabeled.config import Config
 from unlabeled.models import known_backbones
 from unlabeled.protocols import PROTOCOLS
@@ -80,7 +80,7 @@ def test_every_setting_has_a_flag_with_a_description(call: Call):
 
 def test_names_in_help_are_those_that_exist(call: Call):
     assert sorted(BACKBONES) == known_backbones()
-    assert set(get_args(scoring.Protocol)) == set(PROTOCOLS)
+    assert set(get_args(evaluate.Protocol)) == set(PROTOCOLS)
     text = words(call("train", "--help")[1])
     assert all(name in text for name in [*RECIPES, *BACKBONES])
 
@@ -187,15 +187,15 @@ def test_evaluate_writes_the_promised_keys(trained: Trained, tmp_path: Path, cal
 
 
 def test_what_may_be_chance_is_called_so():
-    assert scoring.what_training_did(0.6, 0.5, 400) == (
+    assert evaluate.what_training_did(0.6, 0.5, 400) == (
         "Trained is above untrained by 10.0 points, more than two standard errors of 400 test images (7.0 points)."
     )
-    assert scoring.what_training_did(0.6, 0.5, 100) == (
+    assert evaluate.what_training_did(0.6, 0.5, 100) == (
         "Trained and untrained differ by 10.0 points, within two standard errors of 100 test images (14.0 points): "
         "it may be chance."
     )
-    assert "below untrained" in scoring.what_training_did(0.1, 0.9, 100)
-    assert "differ by 0.0 points" in scoring.what_training_did(1.0, 1.0, 10)
+    assert "below untrained" in evaluate.what_training_did(0.1, 0.9, 100)
+    assert "differ by 0.0 points" in evaluate.what_training_did(1.0, 1.0, 10)
 
 
 def test_report(trained: Trained, tmp_path: Path, call: Call):

@@ -10,14 +10,14 @@ import pytest
 
 import unlabeled
 from unlabeled.cli import app
-from unlabeled.cli.flags import ProtocolOptions, Settings
-from unlabeled.cli.pictures import PictureOptions
+from unlabeled.cli.options import ProtocolOptions, Settings
+from unlabeled.cli.visualize import PictureOptions
 from unlabeled.config import Config
-from unlabeled.pictures import PICTURES
-from unlabeled.pictures import options_of as options_of_picture
 from unlabeled.protocols import PROTOCOLS
 from unlabeled.protocols import options_of as options_of_protocol
 from unlabeled.run import Run
+from unlabeled.visualize import PICTURES
+from unlabeled.visualize import options_of as options_of_picture
 
 VERBS: dict[str, Callable[..., Any]] = {
     "cache": unlabeled.cache,

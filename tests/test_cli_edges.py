@@ -15,7 +15,7 @@ import pytest
 from command_line import Call, assert_one_box, call, process
 from pictures import Trained, flags
 from unlabeled.cli.console import wrapped
-from unlabeled.summary import place_of
+from unlabeled.report.collect import place_of
 
 __all__ = ["call"]  # a fixture
 

@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from command_line import Call, call, words
-from unlabeled.cli.pictures import NOT_OF_IMAGES
 from unlabeled.cli.single import FAMILIES, meaning
-from unlabeled.pictures import PICTURES
-from unlabeled.pictures import options_of as options_of_picture
+from unlabeled.cli.visualize import NOT_OF_IMAGES
 from unlabeled.protocols import PROTOCOLS
 from unlabeled.protocols import options_of as options_of_protocol
+from unlabeled.visualize import PICTURES
+from unlabeled.visualize import options_of as options_of_picture
 
 __all__ = ["call"]  # a fixture
 

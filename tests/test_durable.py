@@ -16,14 +16,15 @@ import unlabeled
 from command_line import Call, call, words
 from pictures import Trained, flags, pictures
 from runs import SMALL, final_tensors
-from unlabeled import checkpoint, signals
+from unlabeled import progress
 from unlabeled.config import Config
-from unlabeled.data import pixel_log
+from unlabeled.data import pixel_cache
 from unlabeled.data.augment import Views
 from unlabeled.data.loading import Loader
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 from unlabeled.errors import DataError, RunError
+from unlabeled.runs import checkpoint
 
 __all__ = ["call"]  # a fixture
 
@@ -39,15 +40,17 @@ def photos(tmp_path: Path) -> Path:
 def with_room_for(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that keeps only this share of the images, evenly among them."""
     seen = iter(range(10**6))
-    put = pixel_log.DiskLog.put
+    put = pixel_cache.DiskLog.put
 
-    def some(self: pixel_log.DiskLog, key: bytes, image: pixel_log.Image, pixels: np.ndarray | None) -> pixel_log.Image:
+    def some(
+        self: pixel_cache.DiskLog, key: bytes, image: pixel_cache.Image, pixels: np.ndarray | None
+    ) -> pixel_cache.Image:
         number = next(seen)
         if pixels is not None and int(number * share) == int((number + 1) * share):
-            return image._replace(offset=pixel_log.NOT_KEPT)
+            return image._replace(offset=pixel_cache.NOT_KEPT)
         return put(self, key, image, pixels)
 
-    monkeypatch.setattr(pixel_log.DiskLog, "put", some)
+    monkeypatch.setattr(pixel_cache.DiskLog, "put", some)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -138,21 +141,21 @@ def test_pictures_that_changed_are_named_before_resume(photos: Path, tmp_path: P
 def test_a_picture_deleted_while_training_leaves_a_whole_run(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from unlabeled import training
+    from unlabeled.training import loop
 
-    finish = training.finish_epoch
+    finish = loop.finish_epoch
 
     def deleting(*arguments: object, **others: object) -> object:
         (photos / "11.png").unlink(missing_ok=True)
         return finish(*arguments, **others)  # pyright: ignore
 
-    monkeypatch.setattr(training, "finish_epoch", deleting)
+    monkeypatch.setattr(loop, "finish_epoch", deleting)
     run = unlabeled.train(photos, tmp_path / "run", cache=tmp_path / "cache", **SMALL | {"epochs": 1})
     assert run.folder.report.is_file() and len(run.cluster()) == 48
 
 
 def test_a_closed_terminal_saves(monkeypatch: pytest.MonkeyPatch):
-    with signals.stop_on_signals() as stop:
+    with progress.stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert stop.asked()
 
@@ -160,22 +163,22 @@ def test_a_closed_terminal_saves(monkeypatch: pytest.MonkeyPatch):
 def test_a_run_that_is_moved_while_it_trains_stops_at_the_next_save(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from unlabeled import training
+    from unlabeled.training import loop
 
-    finish = training.finish_epoch
+    finish = loop.finish_epoch
 
     def moving(*arguments: object, **others: object) -> object:
         if (tmp_path / "run").is_dir():
             shutil.move(tmp_path / "run", tmp_path / "elsewhere")
         return finish(*arguments, **others)  # pyright: ignore
 
-    monkeypatch.setattr(training, "finish_epoch", moving)
+    monkeypatch.setattr(loop, "finish_epoch", moving)
     with pytest.raises(RunError, match="was moved, renamed or removed while it was trained"):
         unlabeled.train(
             photos, tmp_path / "run", cache=tmp_path / "cache", **SMALL | {"epochs": 4, "save_minutes": 1e-9}
         )
     assert not (tmp_path / "run" / "checkpoints").exists()
-    monkeypatch.setattr(training, "finish_epoch", finish)
+    monkeypatch.setattr(loop, "finish_epoch", finish)
     assert len(unlabeled.resume(tmp_path / "elsewhere").history) == 4
 
 
@@ -260,7 +263,7 @@ def test_what_is_missing_or_left_over_is_put_right(trained: Trained, tmp_path: P
     ],
     ids=["GPU", "CPU", "Python"],
 )
-@pytest.mark.parametrize("where", ["unlabeled.training.Optimizer.load_state_tensors", "unlabeled.session.embed"])
+@pytest.mark.parametrize("where", ["unlabeled.training.loop.Optimizer.load_state_tensors", "unlabeled.session.embed"])
 def test_memory_that_runs_out_is_a_sentence_that_deletes_nothing(
     trained: Trained, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, error: BaseException, where: str
 ):

@@ -14,7 +14,7 @@ import pytest
 import unlabeled
 from pictures import Trained
 from unlabeled.errors import ConfigError, RunError
-from unlabeled.protocols.layers import by_layers
+from unlabeled.protocols.voc import by_layers
 from unlabeled.run import Run
 
 

@@ -7,8 +7,8 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from unlabeled.errors import DataError
-from unlabeled.health import Verdict, cluster_statistics, diagnose, feature_statistics
 from unlabeled.randomness import generator
+from unlabeled.training.health import Verdict, cluster_statistics, diagnose, feature_statistics
 
 K = 100
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unlabeled.errors import MissingExtraError, RunError
-from unlabeled.journal import Journal, read
+from unlabeled.runs.journal import Journal, read
 
 
 def run(path: Path, epochs: range) -> None:
@@ -116,7 +116,7 @@ def test_only_the_main_rank_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = tmp_path / "metrics.jsonl"
     run(path, range(1, 3))
     before = path.read_bytes()
-    monkeypatch.setattr("unlabeled.journal.is_main", lambda: False)
+    monkeypatch.setattr("unlabeled.runs.journal.is_main", lambda: False)
     with Journal(path, epochs_done=1) as journal:
         journal.write({"epoch": 2, "loss": math.inf})
         assert journal.records[-1] == {"epoch": 2, "loss": math.inf}

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from unlabeled import losses
-from unlabeled.bank_softmax import bank_softmax
 from unlabeled.errors import ConfigError, DataError
+from unlabeled.losses import bank_softmax
 from unlabeled.randomness import generator
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from explored import EVIL, Explored, make_explored
 from pictures import Trained
 from unlabeled.errors import ConfigError, DataError
-from unlabeled.notebook import Row, Shown, Tile
+from unlabeled.explorer.notebook import Row, Shown, Tile
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "explore.ipynb"
 

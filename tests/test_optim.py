@@ -12,7 +12,15 @@ from torch.nn import functional
 
 from unlabeled.config import Config
 from unlabeled.errors import RunError
-from unlabeled.optim import DampedSGD, MomentumSGD, Optimizer, cosine_decay, inverse_decay, learning_rate, step_decay
+from unlabeled.training.optim import (
+    DampedSGD,
+    MomentumSGD,
+    Optimizer,
+    cosine_decay,
+    inverse_decay,
+    learning_rate,
+    step_decay,
+)
 
 
 def network(seed: int = 0) -> tuple[nn.Sequential, nn.Linear]:

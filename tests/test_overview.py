@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 
 import unlabeled
 from pictures import Trained
-from unlabeled import assignments
-from unlabeled import overview as looked
 from unlabeled.data.image_statistics import measure
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import RunError
-from unlabeled.overview import kept_measurements, measured, neighbors, overview, positions
-from unlabeled.summary import facts, most_alike, stability
+from unlabeled.report import overview as looked
+from unlabeled.report.collect import facts, most_alike, stability
+from unlabeled.report.overview import kept_measurements, measured, neighbors, overview, positions
+from unlabeled.runs import cluster_history
 
 
 def test_a_run_seen_as_a_whole(trained: Trained) -> None:
@@ -154,10 +154,10 @@ def test_epochs_that_made_clusters_or_codes_anew(trained: Trained, tmp_path: Pat
     def found(**changes: Any) -> list[int] | None:
         (copy / "config.json").write_text(json.dumps(settings | {"epochs": 8} | changes))
         run = unlabeled.load(copy)
-        return assignments.rewritten(run.config, run.folder.assignments, 120, epochs)
+        return cluster_history.rewritten(run.config, run.folder.assignments, 120, epochs)
 
     # What was kept says more than the settings.
-    assert found() == assignments.epochs(copy / "assignments") == [1, 2]
+    assert found() == cluster_history.epochs(copy / "assignments") == [1, 2]
     shutil.rmtree(copy / "assignments")
     assert found() == list(range(1, 9))
     # Of 7 and 8 a stretch of three would not be whole.

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from unlabeled import plan as plan_module
 from unlabeled.config import Config, DataFacts
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.methods import build_method
-from unlabeled.plan import WORKSPACE, Plan, activation_bytes, free_memory, plan
+from unlabeled.training import plan as plan_module
+from unlabeled.training.plan import WORKSPACE, Plan, activation_bytes, free_memory, plan
 
 FACTS = DataFacts(count=1000, channels=3, height=64, width=64, is_colour=True)
 CONFIG = Config(backbone="alexnet_small", image_size=32, num_clusters=10, batch_size=50)

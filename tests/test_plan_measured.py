@@ -18,7 +18,7 @@ from PIL import Image
 
 import unlabeled
 from unlabeled import session
-from unlabeled.plan import Plan
+from unlabeled.training.plan import Plan
 
 torch.set_num_threads(2)
 backbone, side, batch, precision, folder = sys.argv[1], *map(int, sys.argv[2:4]), *sys.argv[4:]

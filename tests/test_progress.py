@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from unlabeled import progress
-from unlabeled.training import Meter
+from unlabeled.training.loop import Meter
 
 
 @pytest.mark.parametrize(

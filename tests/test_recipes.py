@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from unlabeled.config import Config, DataFacts
 from unlabeled.errors import ConfigError
 from unlabeled.models import build_backbone, known_backbones
-from unlabeled.optim import learning_rate
-from unlabeled.recipes import RECIPES, configure
-from unlabeled.recipes.effect import ALWAYS, NEEDS, PERCEPTRONS, without_effect
+from unlabeled.recipes import ALWAYS, NEEDS, PERCEPTRONS, RECIPES, configure, without_effect
 from unlabeled.recipes.sizing import batch_for, clusters_for
+from unlabeled.training.optim import learning_rate
 
 PHOTOS = DataFacts(5000, 3, 300, 400, True)
 

@@ -20,10 +20,11 @@ from PIL import Image
 
 import unlabeled
 from pictures import SETTINGS, Trained, pictures, write_pictures
-from unlabeled import checkpoint, features
+from unlabeled import features
 from unlabeled.errors import ConfigError, DataError, RunError
-from unlabeled.images import make_loader
 from unlabeled.run import Run
+from unlabeled.runs import checkpoint
+from unlabeled.runs.images import make_loader
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from unlabeled.errors import RunError
-from unlabeled.runfolder import (
+from unlabeled.runs.folder import (
     RunFolder,
     csv_text,
     environment,

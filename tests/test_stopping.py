@@ -12,7 +12,7 @@ import pytest
 
 from command_line import Call, call, words
 from pictures import Trained, flags
-from unlabeled import demonstration, session, signals
+from unlabeled import demo, progress, session
 
 __all__ = ["call"]  # a fixture
 
@@ -34,8 +34,8 @@ def assert_stopped(result: tuple[int, str, str], *wanted: str) -> None:
         ("unlabeled.session.embed", "the whole training is kept"),
         ("unlabeled.session.catalogue.build", "the whole training is kept"),
         ("unlabeled.session.stability", "the whole training is kept"),
-        ("unlabeled.summary.write_report", "training, features and clusters are kept"),
-        ("unlabeled.training.finish_epoch", "everything up to the last checkpoint is kept"),
+        ("unlabeled.report.collect.write_report", "training, features and clusters are kept"),
+        ("unlabeled.training.loop.finish_epoch", "everything up to the last checkpoint is kept"),
     ],
 )
 def test_a_stop_after_the_epochs_says_what_is_kept_and_resume_ends_the_run(
@@ -52,10 +52,10 @@ def test_a_stop_after_the_epochs_says_what_is_kept_and_resume_ends_the_run(
 
 
 def test_where_nothing_is_left_to_save_the_first_signal_ends_it():
-    with signals.stop_on_signals() as stop:
+    with progress.stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked()
-    with signals.stop_on_signals() as stop:
+    with progress.stop_on_signals() as stop:
         stop.at_once = True
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -71,7 +71,7 @@ def test_a_stopped_import_says_what_is_there(
         patch.setattr(session, "stability", stopped)
         assert_stopped(call(*command), "the weights are kept", "--if-exists replace")
     with monkeypatch.context() as patch:
-        patch.setattr("unlabeled.summary.write_report", stopped)
+        patch.setattr("unlabeled.report.collect.write_report", stopped)
         result = call(*command, "--if-exists", "replace")
         assert_stopped(result, "weights, features and clusters are kept", f"unlabeled report {out}")
 
@@ -98,11 +98,11 @@ def test_a_stopped_score_goes_on_with_the_same_command(
 
 
 def test_a_stopped_demonstration_goes_on_to_its_scores(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(demonstration, "photograph_files", list)
-    monkeypatch.setattr(demonstration, "write_photographs", lambda train, test, seed: test.mkdir(parents=True))
+    monkeypatch.setattr(demo, "photograph_files", list)
+    monkeypatch.setattr(demo, "write_photographs", lambda train, test, seed: test.mkdir(parents=True))
     monkeypatch.setattr(session, "begin", lambda *_: (None, None, None))
     monkeypatch.setattr(session, "execute", lambda *_, **__: None)
-    monkeypatch.setattr(demonstration, "Run", lambda *_: None)
-    monkeypatch.setattr(demonstration, "_scored", stopped)
+    monkeypatch.setattr(demo, "Run", lambda *_: None)
+    monkeypatch.setattr(demo, "_scored", stopped)
     result = call("demo", "--out", tmp_path / "demo")
     assert_stopped(result, "the training is kept", f"unlabeled demo --out {tmp_path / 'demo'} --if-exists resume")

@@ -19,11 +19,13 @@ import unlabeled
 from pictures import pictures
 from ranks import on_two_ranks
 from runs import SMALL, assert_same_run, final_tensors, train_with_stops
-from unlabeled import checkpoint, session, training
+from unlabeled import session
 from unlabeled.errors import DataError, RunError
-from unlabeled.journal import read
-from unlabeled.runfolder import RunFolder
-from unlabeled.training import Meter
+from unlabeled.runs import checkpoint
+from unlabeled.runs.folder import RunFolder
+from unlabeled.runs.journal import read
+from unlabeled.training import loop
+from unlabeled.training.loop import Meter
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +195,7 @@ def test_another_number_of_processes_goes_on_where_the_first_stopped(capsys: pyt
 def test_a_finished_run_stays_the_run_that_was_begun(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(training, "global_batch", lambda config: 2 * config.batch_size)
+    monkeypatch.setattr(loop, "global_batch", lambda config: 2 * config.batch_size)
     unlabeled.resume(shutil.copytree(whole, tmp_path / "run"))
     assert "steps took" not in capsys.readouterr().err
 

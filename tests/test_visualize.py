@@ -17,14 +17,14 @@ from PIL import Image
 
 import unlabeled
 from pictures import SETTINGS, Trained
-from unlabeled.cli.pictures import Picture, PictureOptions
+from unlabeled.cli.visualize import Picture, PictureOptions
 from unlabeled.errors import ConfigError, DataError, RunError, UnlabeledError
-from unlabeled.pictures import PICTURES, options_of
-from unlabeled.pictures.classes import vote_shares
-from unlabeled.pictures.images import by_share, nearest
-from unlabeled.pictures.numbers import headline, series
-from unlabeled.pictures.opened import parse_units
 from unlabeled.run import Run
+from unlabeled.visualize import PICTURES, options_of
+from unlabeled.visualize.classes import vote_shares
+from unlabeled.visualize.neighbors import by_share, nearest
+from unlabeled.visualize.scores import headline, series
+from unlabeled.visualize.thumbnails import parse_units
 
 
 @pytest.fixture(scope="module")

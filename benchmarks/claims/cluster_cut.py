@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 
 import unlabeled
-from unlabeled.catalogue import Catalogue
 from unlabeled.cluster.kmeans import kmeans
 from unlabeled.metrics import nmi
+from unlabeled.runs.index import Catalogue
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 IMAGES = 2000

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from unlabeled.data.labels import read_labels
-from unlabeled.data.photographs import demo_set
 from unlabeled.data.source import Source
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
+from unlabeled.demo import demo_set
 from unlabeled.errors import DataError
 from unlabeled.randomness import numpy_generator
 
@@ -66,7 +66,7 @@ def cifar10(folder: Path, part: str, count: int) -> Images:
 
 
 def photographs(part: str, count: int) -> Images:
-    """`count` crops of the demonstration set (`unlabeled.data.photographs`); the class is the photograph.
+    """`count` crops of the demonstration set (`unlabeled.demo`); the class is the photograph.
 
     Raises:
         MissingExtraError: scikit-image, whose photographs these are, is not installed.

@@ -17,17 +17,18 @@ from torch import nn
 
 from benchmarks.claims.imagesets import ImageSet
 from benchmarks.claims.sizes import Size
-from unlabeled import checkpoint, metrics
+from unlabeled import metrics
 from unlabeled.evaluation import fine_tuning
 from unlabeled.evaluation.knn import knn_accuracy
-from unlabeled.images import make_loader
 from unlabeled.methods import build_method
 from unlabeled.methods.base import Method
-from unlabeled.methods.clusterer import Clusterer
+from unlabeled.methods.clustering import Clusterer
 from unlabeled.methods.supervised import ParametricInstance
 from unlabeled.models import Backbone
 from unlabeled.randomness import numpy_generator, seed_from
 from unlabeled.run import Run
+from unlabeled.runs import checkpoint
+from unlabeled.runs.images import make_loader
 
 NEIGHBORS, TEMPERATURE = 20, 0.07
 STAGE_DIMS = 2_500

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unlabeled import progress
 from unlabeled.data.reading import Alpha, Frames, ReadOptions
-from unlabeled.runfolder import IfExists, RunFolder, find, require_writable, reserve, write_json
+from unlabeled.runs.folder import IfExists, RunFolder, find, require_writable, reserve, write_json
 
 if TYPE_CHECKING:
     from unlabeled.data.cache import Cache
@@ -168,7 +168,7 @@ def import_weights(
 def check(data: Images, *, json: str | Path | None = None, frames: Frames = "first", alpha: Alpha = "white") -> Doctor:
     """Read every image once and say what is there: sizes, depths, channels, blank, duplicate and broken files.
 
-    `unlabeled.data.findings` puts it in plain words (`sentences`), a table and JSON.
+    `unlabeled.data.doctor` puts it in plain words (`sentences`), a table and JSON.
 
     Args:
         data: images, in any form `train` takes.
@@ -179,7 +179,7 @@ def check(data: Images, *, json: str | Path | None = None, frames: Frames = "fir
         DataError: nothing that could be an image. Where files could be and none can be read, `Doctor.readable` is 0.
         RunError: `json` cannot be written.
     """
-    from unlabeled.data import doctor, findings
+    from unlabeled.data import doctor
     from unlabeled.data.sources import open_source
 
     json = Path(json).expanduser() if json else None
@@ -189,7 +189,7 @@ def check(data: Images, *, json: str | Path | None = None, frames: Frames = "fir
     with progress.bar("checking", len(source)) as update:
         found = doctor.check(source, progress=update)
     if json:
-        write_json(json, findings.to_json(found))
+        write_json(json, doctor.to_json(found))
     return found
 
 
@@ -219,7 +219,7 @@ def cache(
     """
     from unlabeled.data import cache as folders
     from unlabeled.errors import ConfigError
-    from unlabeled.images import default_cache
+    from unlabeled.runs.images import default_cache
 
     place = Path(cache).expanduser() if cache else default_cache()
     if place is None:
@@ -246,7 +246,7 @@ def demo(
         MissingExtraError: scikit-image is not installed.
         RunError: `out` holds something and `if_exists` is `refuse`.
     """
-    from unlabeled.demonstration import demonstrate
+    from unlabeled.demo import demonstrate
 
     return demonstrate(Path(out).expanduser(), device, if_exists, settings)
 

@@ -23,7 +23,7 @@ from unlabeled.data.augment import draw
 from unlabeled.device import autocast
 from unlabeled.distributed import shard
 from unlabeled.errors import Interrupted, RunError
-from unlabeled.models.norm import BatchNorm1d, BatchNorm2d
+from unlabeled.models.sync_batch_norm import BatchNorm1d, BatchNorm2d
 from unlabeled.progress import size
 from unlabeled.randomness import generator
 

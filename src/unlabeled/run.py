@@ -19,20 +19,9 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-from unlabeled import assignments, checkpoint, progress
-from unlabeled.catalogue import Catalogue, batch_of, recluster, standardized
+from unlabeled import progress
 from unlabeled.cluster.batches import BatchCorrection
 from unlabeled.cluster.novelty import FALSE_ALARM_RATE
-from unlabeled.clustered import (
-    Clustered,
-    clustered,
-    locations_of,
-    require_sortable,
-    require_table,
-    sort_into_folders,
-    write_clusters,
-    write_skipped,
-)
 from unlabeled.config import Config, Precision
 from unlabeled.data.display import display_of, parse_channels
 from unlabeled.data.in_memory import Images
@@ -41,19 +30,32 @@ from unlabeled.data.metadata import read_metadata
 from unlabeled.data.store import ImageStore
 from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
 from unlabeled.distributed import all_gather_rows, is_main
-from unlabeled.embedding import Embedding, writer
 from unlabeled.errors import ConfigError, DataError, RunError, UnreadableError, typed, unknown_name
 from unlabeled.features import embed
-from unlabeled.images import DataRecord, make_loader, resolved, same_images, same_on_every_rank
-from unlabeled.journal import epochs
 from unlabeled.methods import build_method, build_network
 from unlabeled.methods.base import Method
 from unlabeled.models import Backbone
-from unlabeled.runfolder import RunFolder, find, require_writable, write_json
+from unlabeled.runs import checkpoint, cluster_history
+from unlabeled.runs.folder import RunFolder, find, require_writable, write_json
+from unlabeled.runs.images import DataRecord, make_loader, resolved, same_images, same_on_every_rank
+from unlabeled.runs.index import Catalogue, batch_of, recluster, standardized
+from unlabeled.runs.journal import epochs
+from unlabeled.runs.outputs import (
+    Clustered,
+    Embedding,
+    clustered,
+    locations_of,
+    require_sortable,
+    require_table,
+    sort_into_folders,
+    write_clusters,
+    write_skipped,
+    writer,
+)
 
 if TYPE_CHECKING:
-    from unlabeled.explorer.answers import Answers
-    from unlabeled.notebook import Query, Shown
+    from unlabeled.explorer.notebook import Query, Shown
+    from unlabeled.explorer.queries import Answers
     from unlabeled.protocols import Request
     from unlabeled.weights.export import Exported
 
@@ -189,7 +191,7 @@ class Run:
     @property
     def clustered_epochs(self) -> list[int]:
         """Epochs, from 1, that began with a clustering which was kept; see `assignments`."""
-        return assignments.epochs(self.folder.assignments)
+        return cluster_history.epochs(self.folder.assignments)
 
     def assignments(self, epoch: int | None = None) -> torch.Tensor:
         """The pseudo-labels of the training images while `epoch` was trained, from 1; of the last epoch where not given.
@@ -200,7 +202,7 @@ class Run:
         Raises:
             RunError: none were kept up to that epoch: the method makes none.
         """
-        return assignments.read(self.folder.assignments, max(self.config.epochs, 1) if epoch is None else epoch)
+        return cluster_history.read(self.folder.assignments, max(self.config.epochs, 1) if epoch is None else epoch)
 
     @property
     def stability_found(self) -> dict[str, Any]:
@@ -548,10 +550,10 @@ class Run:
     def visualize(
         self, what: str, data: str | Path | None = None, *, out: str | Path | None = None, **options: Any
     ) -> list[Path]:
-        """Draw a picture of the run and write it with its numbers; returns the files. See `unlabeled.pictures`.
+        """Draw a picture of the run and write it with its numbers; returns the files. See `unlabeled.visualize`.
 
         Args:
-            what: `filters`, `neighbors` and so on: a name of `unlabeled.pictures.PICTURES`.
+            what: `filters`, `neighbors` and so on: a name of `unlabeled.visualize.PICTURES`.
             data: images; the training images where not given.
             out: folder to write to; RUN/pictures where not given.
             options: the picture's own, for example `stage` of ascent.
@@ -561,9 +563,9 @@ class Run:
             DataError: images or labels do not fit.
             RunError: the run lacks what is to be drawn, or `out` cannot be written.
         """
-        from unlabeled import pictures
+        from unlabeled import visualize
 
-        return pictures.draw(self, what, data, out, options)
+        return visualize.draw(self, what, data, out, options)
 
     def report(
         self,
@@ -588,7 +590,7 @@ class Run:
             DataError: labels or metadata do not fit the images, or these are gone.
             RunError: `out` cannot be written, or the run has not ended.
         """
-        from unlabeled.summary import write
+        from unlabeled.report.collect import write
 
         if out:
             require_writable(Path(out))
@@ -624,7 +626,7 @@ class Run:
     @cached_property
     def answers(self) -> Answers:
         """The training images and their clusters, opened for looking at. Raises RunError or DataError where one is gone."""
-        from unlabeled.explorer.answers import Answers
+        from unlabeled.explorer.queries import Answers
 
         return Answers(self)
 
@@ -643,7 +645,7 @@ class Run:
 
     def show_clusters(self, count: int = 12, images: int = 10) -> Shown:
         """The `count` largest clusters with their most typical images, for a notebook. Raises ConfigError below 1."""
-        from unlabeled.notebook import show_clusters
+        from unlabeled.explorer.notebook import show_clusters
 
         return show_clusters(self, count, images)
 
@@ -654,7 +656,7 @@ class Run:
             ConfigError: k is below 1.
             DataError: there is no such image, or it cannot be read.
         """
-        from unlabeled.notebook import show_neighbors
+        from unlabeled.explorer.notebook import show_neighbors
 
         return show_neighbors(self, queries, k)
 

@@ -14,12 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from unlabeled import assignments, catalogue, progress
-from unlabeled.allocator import use_big_pages_allocator
-from unlabeled.clustered import clustered, write_clusters
+from unlabeled import progress
 from unlabeled.config import Config, DataFacts
 from unlabeled.data.display import display_of, parse_channels
-from unlabeled.data.findings import FEW, few
+from unlabeled.data.doctor import FEW, few
 from unlabeled.data.in_memory import Images
 from unlabeled.data.loading import Loader
 from unlabeled.data.metadata import read_metadata
@@ -27,13 +25,23 @@ from unlabeled.data.notes import Notes
 from unlabeled.data.reading import ReadOptions
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
-from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
+from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device, use_big_pages_allocator
 from unlabeled.distributed import alone, barrier, is_main, shard, world_size
 from unlabeled.errors import DivergedError, Interrupted, MissingExtraError, RunError, typed
 from unlabeled.evaluation.consistency import NEIGHBORS, Consistency, consistency
 from unlabeled.evaluation.stability import stability, suggested_counts
 from unlabeled.features import embed, embed_views
-from unlabeled.images import (
+from unlabeled.methods import build_method, build_network
+from unlabeled.models import Backbone
+from unlabeled.models.data_init import start_from_data
+from unlabeled.progress import stop_on_signals
+from unlabeled.protocols.monitor import Monitor, training_labels
+from unlabeled.recipes import configure, without_effect
+from unlabeled.recipes.sizing import clusters_for
+from unlabeled.run import Run
+from unlabeled.runs import cluster_history, index
+from unlabeled.runs.folder import RunFolder, environment, replacing, write_csv, write_json, write_text
+from unlabeled.runs.images import (
     DataRecord,
     default_cache,
     make_loader,
@@ -44,19 +52,10 @@ from unlabeled.images import (
     same_images,
     same_on_every_rank,
 )
-from unlabeled.journal import epochs
-from unlabeled.methods import build_method, build_network
-from unlabeled.models import Backbone
-from unlabeled.models.data_init import start_from_data
-from unlabeled.plan import plan
-from unlabeled.protocols.monitor import Monitor, training_labels
-from unlabeled.recipes import configure
-from unlabeled.recipes.effect import without_effect
-from unlabeled.recipes.sizing import clusters_for
-from unlabeled.run import Run
-from unlabeled.runfolder import RunFolder, environment, replacing, write_csv, write_json, write_text
-from unlabeled.signals import stop_on_signals
-from unlabeled.training import Evaluator, train
+from unlabeled.runs.journal import epochs
+from unlabeled.runs.outputs import clustered, write_clusters
+from unlabeled.training.loop import Evaluator, train
+from unlabeled.training.plan import plan
 from unlabeled.weights.importing import read_weights, record_without_images
 from unlabeled.weights.importing import write as write_imported
 
@@ -137,7 +136,7 @@ def begin(
         for sentence in told.sentences():
             progress.say(f"Note: {sentence}")
     if batch:
-        names = sorted(set(catalogue.batch_of(source, store, batch)))
+        names = sorted(set(index.batch_of(source, store, batch)))
         progress.say(
             f"Batches: {progress.counted(len(names), 'batch')} ({', '.join(names[:8])}{' …' if len(names) > 8 else ''})."
         )
@@ -231,7 +230,7 @@ def announce(
     progress.say(parts.sentence())
     for note in _small(store, config, facts):
         progress.say(f"Note: {note}")
-    made = sum(assignments.is_made(config, epoch) for epoch in range(config.epochs))
+    made = sum(cluster_history.is_made(config, epoch) for epoch in range(config.epochs))
     if config.method == "deepcluster" and made == 1 and config.epochs > 1:
         progress.say(
             f"Note: clusters are made once, of the untrained network, because new ones come every {config.reassign_every:g} of "
@@ -289,7 +288,7 @@ def execute(
                 raise KeyboardInterrupt  # the signal came as the last epoch was being saved
             if run.features.is_file() and not run.clusters.is_file() and is_main():
                 progress.say(f"{run.clusters} is missing and is made again from {run.features.name}.")
-                made = catalogue.Catalogue.load(run.features)
+                made = index.Catalogue.load(run.features)
                 _write_table(run, store.names, made)
             if not run.features.is_file():
                 take_stock(run, method.backbone, loader, config, DataRecord.read(run).batch)
@@ -329,11 +328,11 @@ def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Confi
     progress.say(f"Embedding {progress.counted(len(loader.store), 'image')}.")
     rows = embed(backbone, loader, dtype=dtype, batch_size=2 * config.batch_size)
     progress.say("Clustering the features.")
-    batch = catalogue.batch_of(loader.store.source, loader.store, batches) if batches else None
+    batch = index.batch_of(loader.store.source, loader.store, batches) if batches else None
     own = None if batch is None else batch[shard(len(batch))]
     if not bool(rows.isfinite().all()):
         raise DivergedError("the features of the finished network are not numbers")
-    made = catalogue.build(rows, config, own, sorted(set(batch or ())))
+    made = index.build(rows, config, own, sorted(set(batch or ())))
     if len(made.features) <= STABILITY_IMAGES:
         progress.say("How stable are the clusters? Clustering parts of the images again.")
         counts = suggested_counts(int(made.clusters.max()) + 1)
@@ -370,7 +369,7 @@ def look_at_views(run: RunFolder, backbone: Backbone, loader: Loader, config: Co
     return Consistency(shares[0], shares[1], neighbors / (count - 1), count, neighbors)
 
 
-def _write_table(run: RunFolder, names: Sequence[str], made: catalogue.Catalogue) -> None:
+def _write_table(run: RunFolder, names: Sequence[str], made: index.Catalogue) -> None:
     write_clusters(run.clusters, clustered(names, made.clusters, made.distances, made.unlike(), made.scores))
 
 

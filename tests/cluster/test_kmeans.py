@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlabeled.cluster import nearest
+from unlabeled.cluster import nearest_centroid
 from unlabeled.cluster.kmeans import KMeans, assign, kmeans
 from unlabeled.errors import ConfigError, DataError
 
@@ -54,15 +54,15 @@ def test_narrow_products_reach_the_same_objective(monkeypatch: pytest.MonkeyPatc
 def test_tight_clusters_far_apart_climb_to_wide_products() -> None:
     # Distances inside a cluster are a millionth of the spread: 8 bits cannot see them, the guard has to.
     x = blobs(2000, 32, 5, spread=1e-3)
-    widths: list[nearest.Width] = []
-    search = nearest.Nearest.labels
+    widths: list[nearest_centroid.Width] = []
+    search = nearest_centroid.Nearest.labels
 
-    def spy(self: nearest.Nearest, centroids: Tensor) -> Tensor:
+    def spy(self: nearest_centroid.Nearest, centroids: Tensor) -> Tensor:
         widths.append(self.widths[0])
         return search(self, centroids)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nearest.Nearest, "labels", spy)
+        patch.setattr(nearest_centroid.Nearest, "labels", spy)
         narrow = kmeans(x, 50, seed=0, precision="int8")
     wide = kmeans(x, 50, seed=0, precision="float32")
     assert widths[0] == "int8"

@@ -12,9 +12,8 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 
 from unlabeled.config import Config
-from unlabeled.data.augment import Parameters, Views, center, draw
-from unlabeled.data.colour import blur_taps, colour
-from unlabeled.data.resample import crop_cpu, crop_device
+from unlabeled.data.augment import Parameters, Views, blur_taps, center, colour, draw
+from unlabeled.data.resize import crop_cpu, crop_device
 from unlabeled.errors import ConfigError
 from unlabeled.randomness import generator
 

@@ -15,7 +15,7 @@ from unlabeled.data.display import Display, display_of, from_record, parse_chann
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 from unlabeled.errors import ConfigError, DataError, RunError
-from unlabeled.explorer.pictures import Pictures
+from unlabeled.explorer.thumbnails import Pictures
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from unlabeled.data import doctor as doctor_module
-from unlabeled.data import findings
-from unlabeled.data.doctor import check
-from unlabeled.data.findings import sentences, table, to_json
+from unlabeled.data.doctor import check, sentences, table, to_json
 from unlabeled.data.sources import open_source
 
 RNG = np.random.default_rng(0)
@@ -28,7 +26,7 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def test_a_sound_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(findings, "FEW", 5)
+    monkeypatch.setattr(doctor_module, "FEW", 5)
     for k in range(5):
         save(tmp_path / f"{k}.png", RNG.integers(0, 256, (40, 48 + k, 3), dtype=np.uint8))
     doctor = check(open_source(tmp_path))

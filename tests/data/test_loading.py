@@ -14,10 +14,9 @@ import torch
 
 from unlabeled.data import loading
 from unlabeled.data import store as data_store
-from unlabeled.data.augment import Views, center, draw
-from unlabeled.data.colour import colour
+from unlabeled.data.augment import Views, center, colour, draw
 from unlabeled.data.loading import Loader, ahead
-from unlabeled.data.resample import crop_cpu
+from unlabeled.data.resize import crop_cpu
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import ImageStore, open_store
 from unlabeled.errors import DataError

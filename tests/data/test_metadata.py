@@ -18,7 +18,7 @@ from unlabeled.data.metadata import MOST_CATEGORIES, of_rows, read_metadata, sta
 from unlabeled.data.sources import open_source
 from unlabeled.errors import DataError
 from unlabeled.evaluation.explain import correlation_ratio, explain
-from unlabeled.overview import colourings
+from unlabeled.report.overview import colourings
 from unlabeled.run import Run
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from unlabeled.data.decode import decode, examine
-from unlabeled.data.doctor import check
-from unlabeled.data.findings import to_json
+from unlabeled.data.doctor import check, to_json
 from unlabeled.data.pixels import Undecodable
 from unlabeled.data.sources import open_source
 

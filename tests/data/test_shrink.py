@@ -11,7 +11,7 @@ from PIL import Image
 
 from unlabeled.data.decode import decode, examine
 from unlabeled.data.pixels import Undecodable
-from unlabeled.data.shrink import reduce, reduction
+from unlabeled.data.resize import reduce, reduction
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 

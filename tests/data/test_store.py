@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unlabeled.data import fill, pixel_log, store
+from unlabeled.data import ingest, pixel_cache, store
 from unlabeled.data.decode import Decoded, decode, examine
 from unlabeled.data.pixels import Undecodable, ValueRange
 from unlabeled.data.sources import open_source
@@ -59,7 +59,7 @@ def settle(images: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def trust_recent_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fill, "RACY_SECONDS", 0.0)
+    monkeypatch.setattr(ingest, "RACY_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return examine(content, name, **more)
 
-    monkeypatch.setattr(fill, "examine", counted)
+    monkeypatch.setattr(ingest, "examine", counted)
     return names
 
 
@@ -83,7 +83,7 @@ def assert_holds(made: ImageStore, images: Path, short_side: int = 16) -> None:
     """Every image of the store is the file's, decoded and reduced now."""
     assert len(made)
     for i, name in enumerate(made.names):
-        expected = fill.reduce(decode((images / name).read_bytes()), short_side)
+        expected = ingest.reduce(decode((images / name).read_bytes()), short_side)
         np.testing.assert_array_equal(made.pixels(i).numpy(), expected)
 
 
@@ -136,7 +136,7 @@ def test_a_file_changed_again_within_one_time_stamp(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A coarse clock may give both versions the same stamp: files touched just before they were read are read again."""
-    monkeypatch.setattr(fill, "RACY_SECONDS", 2.0)
+    monkeypatch.setattr(ingest, "RACY_SECONDS", 2.0)
     source = open_source(folder)
     stamp = time.time_ns()
     monkeypatch.setattr(type(source), "fingerprint", lambda _, i: (100, stamp, stamp))
@@ -239,18 +239,20 @@ def test_only_the_damaged_image_is_decoded_again(folder: Path, tmp_path: Path, d
 def test_full_disk_says_how_much_is_needed_and_keeps_what_is_done(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decodes: list[str]
 ) -> None:
-    monkeypatch.setattr(fill, "FLUSH_IMAGES", 1)
-    real = pixel_log.DiskLog.put
+    monkeypatch.setattr(ingest, "FLUSH_IMAGES", 1)
+    real = pixel_cache.DiskLog.put
 
-    def put(self: pixel_log.DiskLog, key: bytes, image: pixel_log.Image, pixels: np.ndarray | None) -> pixel_log.Image:
+    def put(
+        self: pixel_cache.DiskLog, key: bytes, image: pixel_cache.Image, pixels: np.ndarray | None
+    ) -> pixel_cache.Image:
         if len(self._checked) >= 3:  # pyright: ignore
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(self, key, image, pixels)
 
-    monkeypatch.setattr(pixel_log.DiskLog, "put", put)
+    monkeypatch.setattr(pixel_cache.DiskLog, "put", put)
     with pytest.raises(DataError, match=r"disk is full.*\(\d[\d,]* bytes\) more in .*make room.*--cache"):
         opened(folder, tmp_path / "cache")
-    monkeypatch.setattr(pixel_log.DiskLog, "put", real)
+    monkeypatch.setattr(pixel_cache.DiskLog, "put", real)
     decodes.clear()
     assert_holds(opened(folder, tmp_path / "cache"), folder)
     assert len(decodes) == 3
@@ -280,9 +282,9 @@ def test_images_without_room_are_decoded_again_to_the_same_pixels(
 ) -> None:
     whole = opened(mixed, tmp_path / "cache")
     assert whole.num_decoded_again == 0
-    real = pixel_log.shutil.disk_usage(tmp_path)
+    real = pixel_cache.shutil.disk_usage(tmp_path)
     room = iter([2**40, 2**40, *[0] * 100])
-    monkeypatch.setattr(pixel_log.shutil, "disk_usage", lambda _: real._replace(free=next(room)))
+    monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda _: real._replace(free=next(room)))
     partly = opened(mixed, tmp_path / "cache2")
     assert partly.num_decoded_again == 7
     assert_same_pixels(partly, whole)
@@ -295,10 +297,10 @@ def test_images_without_room_are_decoded_again_to_the_same_pixels(
 
 
 def test_what_found_room_later_is_kept_then(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = pixel_log.shutil.disk_usage
-    monkeypatch.setattr(pixel_log.shutil, "disk_usage", lambda path: real(path)._replace(free=0))
+    real = pixel_cache.shutil.disk_usage
+    monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda path: real(path)._replace(free=0))
     assert opened(folder, tmp_path / "cache").num_decoded_again == 6
-    monkeypatch.setattr(pixel_log.shutil, "disk_usage", real)
+    monkeypatch.setattr(pixel_cache.shutil, "disk_usage", real)
     again = opened(folder, tmp_path / "cache")
     assert again.num_decoded_again == 0
     assert_holds(again, folder)
@@ -331,7 +333,7 @@ def test_a_read_only_folder_that_is_complete_is_used(
 ) -> None:
     opened(folder, tmp_path / "cache")
     # Tests may run as root, whom permissions do not stop.
-    monkeypatch.setattr(pixel_log, "_open_lock", lambda _: None)
+    monkeypatch.setattr(pixel_cache, "_open_lock", lambda _: None)
     decodes.clear()
     made = opened(folder, tmp_path / "cache")
     assert decodes == []
@@ -443,13 +445,13 @@ def test_other_channel_counts_are_skipped(tmp_path: Path) -> None:
 
 def test_reduce_keeps_small_images_and_cuts_panoramas() -> None:
     small = picture(10, 12)
-    np.testing.assert_array_equal(fill.reduce(small, 16), small)
-    assert fill.reduce(picture(64, 32), 16).shape == (32, 16, 3)
+    np.testing.assert_array_equal(ingest.reduce(small, 16), small)
+    assert ingest.reduce(picture(64, 32), 16).shape == (32, 16, 3)
     panorama = picture(32, 400)
-    middle = fill.reduce(panorama, 16)
+    middle = ingest.reduce(panorama, 16)
     assert middle.shape == (16, 64, 3)
-    np.testing.assert_array_equal(middle, fill.reduce(panorama[:, 136:264], 16))
-    assert fill.reduce(picture(10, 400), 16).shape == (10, 64, 3)
+    np.testing.assert_array_equal(middle, ingest.reduce(panorama[:, 136:264], 16))
+    assert ingest.reduce(picture(10, 400), 16).shape == (10, 64, 3)
 
 
 def test_a_file_that_vanishes_is_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

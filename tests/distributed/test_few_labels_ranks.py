@@ -13,7 +13,7 @@ from few_labels import contest
 from ranks import script_on_two_ranks
 from unlabeled.evaluation.fine_tuning import FineTuning
 from unlabeled.evaluation.low_shot import LowShotProtocol
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.result_cache import Partial
 
 SCRIPT = """
 import json, sys
@@ -25,7 +25,7 @@ from few_labels import contest
 from unlabeled.distributed import is_main, process_group
 from unlabeled.evaluation.fine_tuning import FineTuning
 from unlabeled.evaluation.low_shot import LowShotProtocol
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.result_cache import Partial
 
 folder = Path(sys.argv[1])
 with process_group("cpu"):

@@ -16,9 +16,9 @@ import torch
 import unlabeled
 from pictures import pictures
 from runs import SMALL, final_tensors
-from unlabeled.journal import read
 from unlabeled.methods import nat
 from unlabeled.run import Run
+from unlabeled.runs.journal import read
 
 COMMON: dict[str, Any] = SMALL | {
     "epochs": 2, "embedding_dims": 16, "image_size": 24, "resize": 24, "batch_size": 12, "lr": 0.01, "head_lr": 0.01,

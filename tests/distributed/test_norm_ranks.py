@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from unlabeled.models.norm import BatchNorm1d, BatchNorm2d, convert_sync
+from unlabeled.models.sync_batch_norm import BatchNorm1d, BatchNorm2d, convert_sync
 
 SPLIT = (slice(0, 3), slice(3, 8))
 

@@ -11,7 +11,7 @@ import pytest
 import unlabeled
 from pictures import Trained, write_pictures
 from ranks import verbs_on_two_ranks
-from unlabeled.journal import read
+from unlabeled.runs.journal import read
 
 
 def test_two_processes_give_what_one_gives(trained: Trained, tmp_path: Path):

@@ -15,11 +15,11 @@ import unlabeled
 from pictures import Trained
 from unlabeled import protocols
 from unlabeled.errors import ConfigError, DataError
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.protocols import Request
-from unlabeled.protocols.comparison import available, numbers, ordered
-from unlabeled.protocols.needs import NEEDS, needs_of
-from unlabeled.visualize.comparison import Comparison, Contender, LeftOut, Row, Score, markdown, page
+from unlabeled.protocols.table import NEEDS, needs_of
+from unlabeled.report.comparison import available, numbers, ordered
+from unlabeled.report.comparison_page import Comparison, Contender, LeftOut, Row, Score, markdown, page
 
 
 def asked(data: Path, labels: str = "folder") -> Request:

@@ -13,7 +13,7 @@ import unlabeled
 from least_sizes import FEW, shrink
 from oxford_pictures import write_oxford
 from pictures import SETTINGS, Trained
-from unlabeled.protocols.comparison import pictures_of
+from unlabeled.report.comparison import pictures_of
 from unlabeled.run import Run
 from voc_pictures import COLOURS, write_devkit
 

@@ -14,9 +14,8 @@ from rectangles import made_pictures, rectangles
 from unlabeled import metrics
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation import fitting, voc_detection
-from unlabeled.evaluation.detection.fast_rcnn import FastRcnn, Objects
-from unlabeled.evaluation.detection.network import RegionNetwork
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.detection.rcnn import FastRcnn, Objects, RegionNetwork
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.voc_detection import Detecting, Pictures, VocDetectionProtocol, average_precisions
 from unlabeled.models import Backbone, build_backbone
 

@@ -14,9 +14,8 @@ from rectangles import unpack
 from unlabeled.data.voc import VocImage, read_voc
 from unlabeled.errors import DataError
 from unlabeled.evaluation.detection.boxes import overlap
-from unlabeled.evaluation.detection.given import read_proposals
 from unlabeled.evaluation.detection.proposals import _Segments as Segments
-from unlabeled.evaluation.detection.proposals import group, propose, segment
+from unlabeled.evaluation.detection.proposals import group, propose, read_proposals, segment
 
 
 def scene() -> tuple[np.ndarray, torch.Tensor]:

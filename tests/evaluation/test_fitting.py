@@ -12,8 +12,8 @@ from torch import nn
 
 from unlabeled.evaluation import fitting
 from unlabeled.evaluation.fitting import Damped, Fit, Group, Sgd, fit
-from unlabeled.evaluation.partial import Partial
-from unlabeled.optim import DampedSGD
+from unlabeled.evaluation.result_cache import Partial
+from unlabeled.training.optim import DampedSGD
 
 X, Y = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
 

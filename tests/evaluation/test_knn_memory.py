@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from unlabeled.protocols.labelled import take
+from unlabeled.protocols.inputs import take
 
 SCRIPT = """
 import resource, torch

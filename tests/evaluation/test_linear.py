@@ -17,10 +17,9 @@ import unlabeled
 from pictures import Trained
 from unlabeled.errors import ConfigError
 from unlabeled.evaluation import fitting
-from unlabeled.evaluation.classifiers import Remembering, summed_cross_entropy
-from unlabeled.evaluation.frozen import Central, FrozenRows, Part, validation_accuracy
-from unlabeled.evaluation.linear import MOMENTUM, Classifiers, LinearProbe, Setting
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.frozen_features import Central, FrozenRows, Part, validation_accuracy
+from unlabeled.evaluation.linear import MOMENTUM, Classifiers, LinearProbe, Remembering, Setting, summed_cross_entropy
+from unlabeled.evaluation.result_cache import Partial
 
 LABELS = torch.arange(120) % 3
 DIMS = {"early": 6, "late": 4}

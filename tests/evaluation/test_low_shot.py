@@ -19,7 +19,7 @@ from unlabeled.evaluation import few_labels
 from unlabeled.evaluation.few_labels import Contest, compared, draw, spread, summary
 from unlabeled.evaluation.fine_tuning import FineTuning
 from unlabeled.evaluation.low_shot import LowShotProtocol, largest_shots
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.result_cache import Partial
 
 LABELS = torch.tensor([0, 1, 2, -1] * 10)
 ROWS = torch.tensor([row for row in range(40) if LABELS[row] >= 0 and row % 5])

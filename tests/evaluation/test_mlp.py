@@ -15,7 +15,7 @@ from pictures import Trained
 from unlabeled.errors import ConfigError
 from unlabeled.evaluation.mlp import LastMap, perceptron
 from unlabeled.models import build_backbone
-from unlabeled.models.norm import BatchNorm1d
+from unlabeled.models.sync_batch_norm import BatchNorm1d
 from unlabeled.protocols import probes
 
 

@@ -15,13 +15,13 @@ from pictures import Trained
 from rectangles import made_pictures
 from unlabeled.data.pixels import ValueRange
 from unlabeled.data.voc import read_voc
-from unlabeled.evaluation.norm_statistics import MEASURED, batches, measured, measuring, squares
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.fitting import MEASURED, batches, measured, measuring, squares
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.voc_classification import VocClassificationProtocol, VocTraining
 from unlabeled.evaluation.voc_detection import Detecting, VocDetectionProtocol
 from unlabeled.evaluation.voc_segmentation import Pixels, SegmentationTraining, VocSegmentationProtocol
 from unlabeled.models import Backbone, build_backbone
-from unlabeled.models.norm import BatchNorm2d, convert_sync
+from unlabeled.models.sync_batch_norm import BatchNorm2d, convert_sync
 from voc_pictures import write_devkit
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from unlabeled.errors import ConfigError, DataError
-from unlabeled.evaluation.partial import Partial
-from unlabeled.evaluation.selection import cross_validate, evenly, folds_of
+from unlabeled.evaluation.result_cache import Partial
+from unlabeled.evaluation.splits import cross_validate, evenly, folds_of
 
 LABELS = torch.cat([torch.arange(60) % 3, torch.full((5,), -1)])
 

@@ -14,7 +14,7 @@ from sklearn.svm import LinearSVC
 import unlabeled
 from pictures import Trained
 from unlabeled.errors import DataError
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.svm import SvmProbe, compact
 
 

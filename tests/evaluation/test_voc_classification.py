@@ -17,7 +17,7 @@ from unlabeled.data.augment import Views
 from unlabeled.data.loading import Loader
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation import fitting
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.voc_classification import (
     VocClassificationProtocol,
     VocTraining,

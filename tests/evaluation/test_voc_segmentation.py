@@ -16,7 +16,7 @@ from pictures import Trained
 from unlabeled.data.pixels import ValueRange
 from unlabeled.data.voc import read_voc
 from unlabeled.errors import ConfigError, DataError
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.voc_segmentation import (
     Pixels,
     SegmentationTraining,

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 
 from explored import EVIL, Explored
 from pictures import Trained
-from unlabeled import overview
 from unlabeled.errors import DataError, RunError
-from unlabeled.explorer import places
-from unlabeled.explorer.answers import Answers, NotThere
+from unlabeled.explorer import map
+from unlabeled.explorer.queries import Answers, NotThere
+from unlabeled.report import overview
 from unlabeled.run import Run
 
 
@@ -104,7 +104,7 @@ def test_runs_that_cannot_be_explored(explored: Explored, tmp_path: Path, traine
 def test_of_more_images_than_the_report_shows_all_have_their_colours(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (overview, places):
+    for module in (overview, map):
         monkeypatch.setattr(module, "even_sample", lambda total: np.arange(0, total, 4))
     shutil.copytree(trained.run, tmp_path / "run")
     run = Run(tmp_path / "run", "cpu")

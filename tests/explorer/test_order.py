@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from unlabeled.catalogue import Catalogue, build
 from unlabeled.config import Config
 from unlabeled.errors import DataError
 from unlabeled.explorer.order import Order
+from unlabeled.runs.index import Catalogue, build
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 from explored import BROKEN, EVIL, GONE, Explored
 from unlabeled.data.pixels import ValueRange
 from unlabeled.errors import DataError
-from unlabeled.explorer.pictures import Pictures, encode, shown_channels, shrunk
+from unlabeled.explorer.thumbnails import Pictures, encode, shown_channels, shrunk
 
 
 def decoded(content: bytes) -> np.ndarray:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from explored import BROKEN, GONE, Explored
 from unlabeled.errors import ConfigError
-from unlabeled.explorer import answers
+from unlabeled.explorer import queries
 from unlabeled.explorer.server import UPLOAD_BYTES, Server
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -144,7 +144,7 @@ def test_names_of_chosen_images(server: Server, explored: Explored, monkeypatch:
     assert json.loads(names(b"")[2])["names"] == []
     assert "four bytes" in sentence(names(b"abc"), 422)
     assert "0 to 119" in sentence(names(np.array([120], "<u4").tobytes()), 404)
-    monkeypatch.setattr(answers, "MOST_NAMES", 2)
+    monkeypatch.setattr(queries, "MOST_NAMES", 2)
     assert json.loads(names(rows.tobytes())[2]) == {"total": 3, "names": answer["names"][:2]}
     sentence(ask(server, "/api/names"), 405)
     sentence(ask(server, "/api/names", "POST", b"x", Content_Type="text/plain"), 415)
@@ -410,8 +410,8 @@ def test_five_hundred_requests_at_once_are_all_answered(server: Server):
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(answers, "UPLOAD_PIXELS", 1000)
-    monkeypatch.setattr(answers, "decode", None)
+    monkeypatch.setattr(queries, "UPLOAD_PIXELS", 1000)
+    monkeypatch.setattr(queries, "decode", None)
     stream = io.BytesIO()
     Image.new("L", (2000, 2000)).save(stream, "PNG")
     answer = ask(server, "/api/search", "POST", stream.getvalue(), Content_Type="image/png")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from unlabeled import losses
-from unlabeled.bank_softmax import bank_softmax
+from unlabeled.losses import bank_softmax
 from unlabeled.memory import MemoryBank, alias_table
 
 

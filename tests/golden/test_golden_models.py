@@ -14,7 +14,7 @@ from torch.nn import functional
 from unlabeled.config import Config
 from unlabeled.models import build_backbone, l2_head, linear_head
 from unlabeled.models.stem import Normalize, Sobel, build_stem
-from unlabeled.optim import DampedSGD, Optimizer, inverse_decay, learning_rate, step_decay
+from unlabeled.training.optim import DampedSGD, Optimizer, inverse_decay, learning_rate, step_decay
 
 UNIT = (0.0,) * 3, (1.0,) * 3  # mean and std of an image that is normalised already
 

@@ -10,9 +10,9 @@ import torch
 
 import unlabeled
 from published import deepcluster_file, golden_state, golden_view, lemniscate_file
-from unlabeled import checkpoint
 from unlabeled.models import l2_head, linear_head
 from unlabeled.run import Run
+from unlabeled.runs import checkpoint
 
 # The golden view is normalised already.
 AS_IT_IS = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

@@ -20,11 +20,11 @@ from unlabeled import losses
 from unlabeled.config import Config
 from unlabeled.data import samplers
 from unlabeled.errors import ConfigError
-from unlabeled.images import make_loader
 from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.models import build_backbone
 from unlabeled.models.data_init import gradient_ratios
 from unlabeled.randomness import generator
+from unlabeled.runs.images import make_loader
 
 SMALL: dict[str, Any] = {
     "backbone": "alexnet_small",

@@ -17,13 +17,11 @@ import unlabeled
 from pictures import pictures
 from runs import SMALL, assert_same_run, knn_gain, photograph_crops, train_with_stops
 from unlabeled.cluster import whitening
-from unlabeled.cluster.cliques import cliques
-from unlabeled.cluster.graph import knn_graph
-from unlabeled.cluster.lin_cohen import power_embedding
-from unlabeled.cluster.pic import pic
+from unlabeled.cluster.graph import cliques, knn_graph
+from unlabeled.cluster.pic import pic, power_embedding
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError, DataError
-from unlabeled.methods.clusterer import Clusterer
+from unlabeled.methods.clustering import Clusterer
 from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.metrics import nmi
 from unlabeled.models import build_backbone
@@ -236,7 +234,7 @@ def test_two_ranks_have_one_table_and_train_as_one_process(data: Path, tmp_path:
     assert [worker.returncode for worker in workers] == [0, 0], problems
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    from unlabeled.journal import read
+    from unlabeled.runs.journal import read
 
     one, two = read(tmp_path / "one" / "metrics.jsonl"), read(tmp_path / "two" / "metrics.jsonl")
     assert one[0]["num_clusters"] == two[0]["num_clusters"]

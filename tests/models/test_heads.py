@@ -10,7 +10,7 @@ from torch import nn
 from unlabeled import recipes
 from unlabeled.config import Config, DataFacts
 from unlabeled.models.heads import linear_head
-from unlabeled.optim import Optimizer
+from unlabeled.training.optim import Optimizer
 
 
 def features(scale: float) -> torch.Tensor:

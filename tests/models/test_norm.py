@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from unlabeled.models.norm import BatchNorm1d, BatchNorm2d, convert_sync
+from unlabeled.models.sync_batch_norm import BatchNorm1d, BatchNorm2d, convert_sync
 
 
 def test_one_rank_is_torchs_layer() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from runs import SMALL
-from unlabeled import health, metrics
+from unlabeled import metrics
 from unlabeled.config import Config
 from unlabeled.errors import DataError
 from unlabeled.evaluation.knn import knn_accuracy, split
@@ -18,6 +18,7 @@ from unlabeled.methods import build_method
 from unlabeled.models import build_backbone
 from unlabeled.protocols import monitor
 from unlabeled.protocols.monitor import Monitor
+from unlabeled.training import health
 
 COUNT, KINDS = 120, 4
 LABELS = torch.arange(COUNT) % KINDS

@@ -16,12 +16,12 @@ from pictures import SETTINGS, Trained, write_pictures
 from unlabeled.data.source import Subset
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import DataError
-from unlabeled.evaluation.partial import Partial
-from unlabeled.images import DataRecord
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.protocols import Request
-from unlabeled.protocols.labelled import evenly_by_class
+from unlabeled.protocols.inputs import evenly_by_class
 from unlabeled.protocols.neighbors import bank_rows
 from unlabeled.run import Run
+from unlabeled.runs.images import DataRecord
 
 TRAIN, TEST, SVM = FEW
 

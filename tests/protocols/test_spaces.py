@@ -10,11 +10,10 @@ import torch
 
 import unlabeled
 from pictures import SETTINGS, Trained, write_pictures
-from unlabeled.cluster.cliques import cliques
-from unlabeled.cluster.graph import knn_graph
+from unlabeled.cluster.graph import cliques, knn_graph
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation.knn import knn_accuracy, split
-from unlabeled.methods.clusterer import fit_space
+from unlabeled.methods.clustering import fit_space
 from unlabeled.protocols.neighbors import described
 from unlabeled.run import Run
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pictures import Trained
 from unlabeled.errors import ConfigError
-from unlabeled.images import make_loader
 from unlabeled.run import Run
+from unlabeled.runs.images import make_loader
 from unlabeled.visualize.activations import NONE, TopImages, stage_means, top_images
 
 

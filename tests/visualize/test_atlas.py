@@ -12,9 +12,9 @@ from PIL import Image
 
 from report_pages import made
 from unlabeled.errors import DataError
-from unlabeled.visualize import atlas
-from unlabeled.visualize.atlas import coarse, even_sample, repeats, to_json
-from unlabeled.visualize.facts import Colouring
+from unlabeled.report import map
+from unlabeled.report.atlas import coarse, even_sample, repeats, to_json
+from unlabeled.report.facts import Colouring
 
 
 def array_of(text: str, kind: str) -> np.ndarray:
@@ -53,7 +53,7 @@ def test_pictures_that_cost_too_much_get_smaller(monkeypatch: pytest.MonkeyPatch
     one = replace(made(60), thumbnails=list(noise))
     large = json.loads(to_json(one, "r"))
     assert large["side"] == 48
-    monkeypatch.setattr(atlas, "MOST_PICTURE_BYTES", 60_000)
+    monkeypatch.setattr(map, "MOST_PICTURE_BYTES", 60_000)
     small = json.loads(to_json(one, "r"))
     assert small["side"] < 48
     assert sum(map(len, small["sheets"])) < 60_000

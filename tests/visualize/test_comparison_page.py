@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from unlabeled.protocols import PUBLISHED
-from unlabeled.visualize.comparison import Comparison, Contender, LeftOut, Row, Score, page
+from unlabeled.report.comparison_page import Comparison, Contender, LeftOut, Row, Score, page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

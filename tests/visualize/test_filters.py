@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from unlabeled.errors import ConfigError
 from unlabeled.models import build_backbone
-from unlabeled.visualize.filters import Filters, compose, first_convolution, first_filters
+from unlabeled.visualize.network import Filters, compose, first_convolution, first_filters
 
 
 @pytest.mark.parametrize("stem", ["sobel", "sobel_nat", "highpass"])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unlabeled.errors import DataError
-from unlabeled.visualize.gallery import BAD, GOOD, Row, Section, Tile, grid, sheet, square
+from unlabeled.visualize.sheets import BAD, GOOD, Row, Section, Tile, grid, sheet, square
 
 
 def picture(content: bytes) -> np.ndarray:

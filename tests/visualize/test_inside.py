@@ -20,15 +20,15 @@ from PIL import Image
 import unlabeled
 from pictures import Trained
 from report_pages import HOSTILE, Outline, made
-from unlabeled.health import Verdict
 from unlabeled.models import build_backbone
-from unlabeled.pictures import inside as looking
-from unlabeled.pictures.inside import inside, looked_at
+from unlabeled.report import network_section as looking
+from unlabeled.report.facts import Excited, Inside, ReportFacts
+from unlabeled.report.network_section import inside, looked_at
+from unlabeled.report.page import render
 from unlabeled.run import Run
+from unlabeled.training.health import Verdict
 from unlabeled.visualize.activations import MeansAndFeature, TopImages, stage_means, telling
-from unlabeled.visualize.facts import Excited, Inside, ReportFacts
-from unlabeled.visualize.report import render
-from unlabeled.visualize.sprites import mosaic
+from unlabeled.visualize.thumbnails import mosaic
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

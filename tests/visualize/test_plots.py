@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlabeled.visualize.curves import BOLD, CHARACTER, dashes_of
+from unlabeled.visualize.charts import BOLD, CHARACTER, dashes_of
 from unlabeled.visualize.plots import WIDTH, Box, Panel, Series, against, boxes, by_category, figure, ranked, trace
 
 SVG = "{http://www.w3.org/2000/svg}"

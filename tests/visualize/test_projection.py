@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from unlabeled.errors import DataError
-from unlabeled.visualize import projection
-from unlabeled.visualize.projection import project
+from unlabeled.report import projection
+from unlabeled.report.projection import project
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from report_pages import Outline, until
-from unlabeled.data.photographs import demo_set
+from unlabeled.demo import demo_set
 from unlabeled.errors import RunError
 from unlabeled.evaluation.explain import Explanation, Trait
-from unlabeled.health import Verdict
-from unlabeled.visualize.report import Cluster, Neighbours, ReportFacts, printable, render, write_report
-from unlabeled.visualize.training_charts import epoch_table, training_charts
+from unlabeled.report.page import Cluster, Neighbours, ReportFacts, printable, render, write_report
+from unlabeled.training.health import Verdict
+from unlabeled.visualize.training_curves import epoch_table, training_charts
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -18,9 +18,9 @@ from unlabeled.data.image_statistics import COLOURS, HUES, Statistic, image_stat
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 from unlabeled.evaluation.explain import explain
-from unlabeled.health import Verdict
-from unlabeled.visualize.facts import Colouring
-from unlabeled.visualize.report import Cluster, ReportFacts, render
+from unlabeled.report.facts import Colouring
+from unlabeled.report.page import Cluster, ReportFacts, render
+from unlabeled.training.health import Verdict
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from unlabeled.errors import DataError
-from unlabeled.visualize.sprites import Sheet, Tile, encode, pack, square
+from unlabeled.visualize.thumbnails import Sheet, Tile, encode, pack, square
 
 
 def opened(sheet: Sheet) -> np.ndarray:

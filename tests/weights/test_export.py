@@ -22,12 +22,12 @@ from pictures import SETTINGS, Trained
 from unlabeled import cli
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError, MissingExtraError, RunError
-from unlabeled.images import DataRecord
 from unlabeled.models import build_backbone
+from unlabeled.runs.images import DataRecord
 from unlabeled.weights import export as exporting
 from unlabeled.weights.export import FORMATS, check, export, unlike_torchvision
 from unlabeled.weights.export import Trained as Weights
-from unlabeled.weights.preprocessing import describe
+from unlabeled.weights.importing import describe
 
 EIGHT_BITS = {"low": [0.0], "high": [255.0], "share_clipped": 0.0}
 STATISTICS = {"mean": (0.45, 0.4, 0.35), "std": (0.3, 0.2, 0.25)}

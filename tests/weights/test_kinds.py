@@ -14,9 +14,8 @@ from unlabeled.config import Config
 from unlabeled.errors import DataError
 from unlabeled.models import _BACKBONES
 from unlabeled.weights.importing import DEFAULTS
-from unlabeled.weights.kinds import fit, recognise
-from unlabeled.weights.naming import RULES, to_ours, to_theirs
 from unlabeled.weights.reading import Contents
+from unlabeled.weights.recognise import RULES, fit, recognise, to_ours, to_theirs
 
 State = dict[str, torch.Tensor]
 FILE = Path("some.pth")

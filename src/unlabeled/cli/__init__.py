@@ -11,11 +11,14 @@ import sys
 
 from cyclopts import CycloptsError
 
+from unlabeled.cli import evaluate as evaluate
+
 # Importing a file of verbs adds them to the program, in the order of its help.
-from unlabeled.cli import training as training, using as using, scoring as scoring  # isort: skip
-from unlabeled.cli import pictures as pictures, exploring as exploring, weights as weights  # isort: skip
-from unlabeled.cli.console import app, fail, stopped
-from unlabeled.cli.mistakes import sentence
+from unlabeled.cli import train as train
+from unlabeled.cli import use as use
+from unlabeled.cli import visualize as visualize
+from unlabeled.cli import weights as weights
+from unlabeled.cli.console import app, fail, sentence, stopped
 from unlabeled.cli.single import help_of_one
 from unlabeled.errors import Interrupted, UnlabeledError, UnreadableError, is_lost_process, is_out_of_memory
 

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 from cyclopts import App, Group, Parameter
 from pydantic import BaseModel, Field, create_model
 
-from unlabeled.cli.flags import ProtocolOptions
-from unlabeled.cli.pictures import NOT_OF_IMAGES, PictureOptions, visualize
-from unlabeled.cli.scoring import NO_LABELS, NO_TEST, evaluate
+from unlabeled.cli.evaluate import NO_LABELS, NO_TEST, evaluate
+from unlabeled.cli.options import ProtocolOptions
+from unlabeled.cli.visualize import NOT_OF_IMAGES, PictureOptions, visualize
 
 EVERY = "every protocol"
 

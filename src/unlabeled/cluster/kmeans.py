@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from unlabeled import distributed
-from unlabeled.cluster import nearest, refill
+from unlabeled.cluster import nearest_centroid
+from unlabeled.cluster.nearest_centroid import squared_distances
 from unlabeled.errors import ConfigError, DataError, unknown_name
 from unlabeled.randomness import generator, numpy_generator
 
@@ -89,8 +90,8 @@ def kmeans(
         centroids = _random_rows(rows, num_clusters, total, seed)
     else:
         centroids = (init.to(rows.device, torch.float64) - middle).float()
-    widths = nearest.ladder(precision, rows.device.type, total * num_clusters * rows.shape[1], rows.shape[1])
-    search = nearest.Nearest(rows, widths, largest=largest, energy=energy / total)
+    widths = nearest_centroid.ladder(precision, rows.device.type, total * num_clusters * rows.shape[1], rows.shape[1])
+    search = nearest_centroid.Nearest(rows, widths, largest=largest, energy=energy / total)
     inertia: list[float] = []
     empties: list[int] = []
     before: Tensor | None = None
@@ -127,9 +128,9 @@ def assign(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     x = x.float()
     centroids = centroids.to(x.device, torch.float32)
     middle = centroids.double().mean(0).float()
-    search = nearest.Nearest(x - middle, ["float32"], largest=1.0, energy=1.0)
+    search = nearest_centroid.Nearest(x - middle, ["float32"], largest=1.0, energy=1.0)
     labels = search.labels(centroids - middle)
-    return labels, nearest.squared_distances(x, centroids, labels)
+    return labels, nearest_centroid.squared_distances(x, centroids, labels)
 
 
 def _checked(x: Tensor, num_clusters: int, iterations: int, init: Tensor | None, empty: str) -> tuple[Tensor, int]:
@@ -211,7 +212,7 @@ def _random_rows(x: Tensor, num_clusters: int, total: int, seed: int) -> Tensor:
 
 
 def _assignment_step(
-    search: nearest.Nearest, centroids: Tensor, energy: float, total: int, bound: float
+    search: nearest_centroid.Nearest, centroids: Tensor, energy: float, total: int, bound: float
 ) -> tuple[Tensor, _Totals]:
     """Labels and what follows from them; again with wider products while narrow ones do harm."""
     while True:
@@ -251,28 +252,131 @@ def _refilled(
     """New centroids: means of their rows, empty ones filled by the rule."""
     hollow = bool((totals.counts == 0).any())
     if hollow and rule == "halve":
-        labels, _ = refill.halve(labels, totals.counts, rng)
+        labels, _ = halve(labels, totals.counts, rng)
         totals = _totals(x, labels, centroids, 0.0)
     means = (totals.sums / totals.counts.clamp(min=1)[:, None]).float()
     means = torch.where((totals.counts > 0)[:, None], means, centroids)
     if hollow and rule == "split":
         # This rule multiplies coordinates, so it needs them as the caller gave them.
-        means = refill.split(means + middle, totals.counts, rng) - middle
+        means = split(means + middle, totals.counts, rng) - middle
     elif hollow and rule == "copy":
-        means = refill.copy(means, totals.counts, spread, rng)
+        means = copy(means, totals.counts, spread, rng)
     return means
 
 
 def _final(x: Tensor, centroids: Tensor, rule: str, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Centroids, float32 labels and distances; clusters left empty by the last assignment are filled."""
     labels, distances = assign(x, centroids)
-    centroids, labels, distances = refill.occupy(x, centroids, labels, distances)
+    centroids, labels, distances = occupy(x, centroids, labels, distances)
     if rule == "halve":
         counts = distributed.all_reduce_sum(torch.bincount(labels, minlength=len(centroids)))
         # Rows that are all alike have no nearest one of several centroids: the thesis' rule shares them out all the
         # same.
         if bool((counts == 0).any()):
-            labels, pairs = refill.halve(labels, counts, numpy_generator(seed, "kmeans", rule, "final"))
+            labels, pairs = halve(labels, counts, numpy_generator(seed, "kmeans", rule, "final"))
             for empty, donor in pairs:
                 centroids[empty] = centroids[donor]
+    return centroids, labels, distances
+
+
+EPSILON = 1 / 1024
+"""Relative difference between the two halves of a split cluster."""
+
+
+def split(centroids: Tensor, counts: Tensor, rng: np.random.Generator) -> Tensor:
+    """Give every empty cluster half of a donor drawn with probability proportional to its size - 1 (spec C03, the
+    library).
+
+    The empty centroid becomes a copy of the donor's; then one is multiplied by (1 + eps, 1 - eps, ...) along the
+    dimensions, the other by (1 - eps, 1 + eps, ...).
+    """
+    centroids = centroids.clone()
+    sizes = counts.cpu().numpy().astype(np.int64)
+    sign = torch.ones(centroids.shape[1], device=centroids.device)
+    sign[1::2] = -1
+    for empty in np.flatnonzero(sizes == 0):
+        chances = np.maximum(sizes - 1, 0).cumsum()
+        if chances[-1] == 0:
+            break
+        donor = int(np.searchsorted(chances, rng.integers(chances[-1]), side="right"))
+        centroids[empty] = centroids[donor] * (1 + EPSILON * sign)
+        centroids[donor] *= 1 - EPSILON * sign
+        sizes[empty] = sizes[donor] // 2
+        sizes[donor] -= sizes[empty]
+    return centroids
+
+
+def copy(centroids: Tensor, counts: Tensor, spread: float, rng: np.random.Generator) -> Tensor:
+    """Put every empty centroid beside that of a random cluster of two rows or more (DeepCluster paper, section 3.2).
+
+    The paper says "a small perturbation": here Gaussian, eps times `spread` (root mean square distance of a row to its
+    centroid) long, so it means the same whatever the scale of the features. The next assignment shares the rows out.
+    """
+    centroids = centroids.clone()
+    donors = np.flatnonzero(counts.cpu().numpy() >= 2)
+    empties = np.flatnonzero(counts.cpu().numpy() == 0)
+    if len(donors):
+        chosen = torch.from_numpy(rng.choice(donors, len(empties)))
+        noise = torch.from_numpy(rng.standard_normal((len(empties), centroids.shape[1]))).float()
+        noise *= EPSILON * spread / centroids.shape[1] ** 0.5
+        centroids[torch.from_numpy(empties)] = centroids[chosen] + noise.to(centroids.device)
+    return centroids
+
+
+def halve(labels: Tensor, counts: Tensor, rng: np.random.Generator) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Give every empty cluster half of the images of a random cluster of two or more (thesis, section 4.2).
+
+    Returns the new labels [n] and the (empty, donor) pairs. A donor drawn by several is shared evenly. Its images go in
+    turn, by their position in the whole dataset, so the outcome does not depend on the number of ranks.
+    """
+    sizes = counts.cpu().numpy().astype(np.int64)
+    empties = np.flatnonzero(sizes == 0)
+    spare = np.maximum(sizes - 1, 0)
+    takers: dict[int, list[int]] = {}
+    for empty in empties:
+        donors = np.flatnonzero(spare > 0)
+        if not len(donors):
+            break
+        donor = int(rng.choice(donors))
+        spare[donor] -= 1
+        takers.setdefault(donor, []).append(int(empty))
+    labels = labels.clone()
+    for donor, receivers in takers.items():
+        members = (labels == donor).nonzero().squeeze(1)
+        before = distributed.all_gather_rows(torch.tensor([len(members)], device=labels.device))[: distributed.rank()]
+        turn = (torch.arange(len(members), device=labels.device) + before.sum()) % (len(receivers) + 1)
+        heirs = torch.tensor([donor, *receivers], device=labels.device)
+        labels[members] = heirs[turn]
+    return labels, [(empty, donor) for donor, receivers in takers.items() for empty in receivers]
+
+
+def occupy(x: Tensor, centroids: Tensor, labels: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """After the last assignment, move each centroid that is still empty onto one of the rows worst served (over all
+    ranks).
+
+    Returns (centroids, labels, distances), which agree with each other; the sum of the distances falls. Clusters stay
+    empty only where the rows hold fewer distinct points than there are centroids.
+    """
+    centroids, labels, distances = centroids.clone(), labels.clone(), distances.clone()
+    for _ in range(8):  # a move may drain a small cluster; two or three rounds settle it
+        counts = distributed.all_reduce_sum(torch.bincount(labels, minlength=len(centroids)))
+        empties = (counts == 0).nonzero().squeeze(1)
+        if not len(empties):
+            break
+        movable = torch.where(counts[labels] >= 2, distances, 0)
+        worst = movable.topk(min(len(empties), len(x)))
+        rows = distributed.all_gather_rows(x[worst.indices])
+        order = distributed.all_gather_rows(worst.values).sort(descending=True, stable=True)
+        chosen = order.indices[order.values > 0][: len(empties)]
+        if not len(chosen):
+            break
+        empties = empties[: len(chosen)]
+        centroids[empties] = rows[chosen]
+        for start in range(0, len(x), 4096):
+            part = slice(start, start + 4096)
+            near = torch.cdist(x[part], centroids[empties]).argmin(1)
+            other = squared_distances(x[part], centroids[empties], near)
+            better = other < distances[part]
+            labels[part] = torch.where(better, empties[near], labels[part])
+            distances[part] = torch.where(better, other, distances[part])
     return centroids, labels, distances

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unlabeled.data.pixel_log import IMAGE_LAYOUT, KEY_BYTES
+from unlabeled.data.pixel_cache import IMAGE_LAYOUT, KEY_BYTES
 from unlabeled.errors import ConfigError, DataError
 
 LIMIT_VARIABLE = "UNLABELED_CACHE_LIMIT"

@@ -25,12 +25,12 @@ from PIL import Image, UnidentifiedImageError
 
 from unlabeled.data import deep
 from unlabeled.data.kinds import NUMPY, TIFF, reason
-from unlabeled.data.libtiff import complaints
 from unlabeled.data.pixels import IN_FLIGHT, Undecodable, channels_last, check_size, composite, lone_extreme, turn
 from unlabeled.data.png16 import is_deep_png, key_on_white, read_png16
 from unlabeled.data.reading import ReadOptions
+from unlabeled.data.resize import load
 from unlabeled.data.salvage import PNG_SIGNATURE, frame_count, salvage
-from unlabeled.data.shrink import load
+from unlabeled.data.tiff import complaints
 
 # An allow-list: formats are told apart by content, and one of those Pillow knows starts another program (EPS).
 _FORMATS: Final = (

@@ -17,7 +17,7 @@ import numpy as np
 
 from unlabeled.data.arrays import load_npz
 from unlabeled.data.decode import DECODER_ERRORS
-from unlabeled.data.manifests import Table, path_column, read_table
+from unlabeled.data.files import Table, path_column, read_table
 from unlabeled.data.notes import Notes
 from unlabeled.data.source import Source
 from unlabeled.data.sources import split_key

@@ -16,9 +16,8 @@ from typing import TypeVar
 
 import torch
 
-from unlabeled.data.augment import Parameters, Views, center, draw
-from unlabeled.data.colour import colour
-from unlabeled.data.resample import crop_cpu, crop_device
+from unlabeled.data.augment import Parameters, Views, center, colour, draw
+from unlabeled.data.resize import crop_cpu, crop_device
 from unlabeled.data.store import ImageStore, available_cores
 from unlabeled.distributed import rank, world_size
 from unlabeled.errors import DataError

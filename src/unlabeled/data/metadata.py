@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from unlabeled.data.files import path_column, read_table
 from unlabeled.data.image_statistics import SECONDS_OF_A_DAY, Statistic
 from unlabeled.data.labels import rows_of_images
-from unlabeled.data.manifests import path_column, read_table
 from unlabeled.data.notes import Notes
 from unlabeled.data.source import Source
 from unlabeled.errors import DataError

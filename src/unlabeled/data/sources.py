@@ -8,11 +8,11 @@ import zipfile
 from pathlib import Path
 from typing import Any, Final
 
+from unlabeled.data.arrays import is_cifar, is_idx, open_cifar, open_idx
 from unlabeled.data.frames import FrameSource
 from unlabeled.data.in_memory import Images, from_memory
 from unlabeled.data.kinds import IMAGE_KINDS, LFS_POINTER, kind_of
 from unlabeled.data.reading import ReadOptions
-from unlabeled.data.records import is_cifar, is_idx, open_cifar, open_idx
 from unlabeled.data.source import (
     BYTES_LIMIT,
     IMAGE_ENDINGS,
@@ -54,7 +54,7 @@ def _open(data: Any) -> Source:
     if path.is_dir():
         if is_cifar(path):
             return open_cifar(path)
-        from unlabeled.data.folders import open_folder
+        from unlabeled.data.files import open_folder
 
         try:
             return open_folder(path)
@@ -89,7 +89,7 @@ def _open_file(path: Path, key: str) -> Source:
 
         return open_array(path, key)
     if end in _TABLES:
-        from unlabeled.data.manifests import open_table
+        from unlabeled.data.files import open_table
 
         if end == "parquet" and not key:
             from unlabeled.data.embedded import open_embedded
@@ -109,7 +109,7 @@ def _open_file(path: Path, key: str) -> Source:
     if end in IMAGE_ENDINGS or kind_of(head) in IMAGE_KINDS:
         return FileSource(path, "file", [path.name], [display_name(path.name)], str(path.parent))
     if end in _LISTS or kind_of(head) == "text":
-        from unlabeled.data.manifests import open_list
+        from unlabeled.data.files import open_list
 
         return open_list(path)
     raise DataError(

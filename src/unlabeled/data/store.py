@@ -20,9 +20,9 @@ import torch
 from unlabeled.config import DataFacts
 from unlabeled.data.cache import make_room
 from unlabeled.data.display import Display, display_of
-from unlabeled.data.fill import Found, Settings, decode_again, fill
+from unlabeled.data.ingest import Found, Settings, decode_again, fill
 from unlabeled.data.notes import Notes
-from unlabeled.data.pixel_log import NOT_KEPT, MemoryLog, PixelLog, disk_log
+from unlabeled.data.pixel_cache import NOT_KEPT, MemoryLog, PixelLog, disk_log
 from unlabeled.data.pixels import is_colour
 from unlabeled.distributed import broadcast_object, is_main
 from unlabeled.errors import DataError

@@ -19,8 +19,8 @@ import torch
 from unlabeled.data.loading import Loader
 from unlabeled.errors import DataError
 from unlabeled.evaluation.fine_tuning import FineTuning, Views, accuracy, classifier, fine_tune, outputs
-from unlabeled.evaluation.partial import Partial
-from unlabeled.evaluation.selection import folds_of
+from unlabeled.evaluation.result_cache import Partial
+from unlabeled.evaluation.splits import folds_of
 from unlabeled.models import Backbone
 from unlabeled.randomness import numpy_generator
 

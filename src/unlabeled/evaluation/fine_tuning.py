@@ -24,7 +24,7 @@ from unlabeled.device import autocast
 from unlabeled.distributed import all_gather_rows, shard, world_size
 from unlabeled.errors import DataError
 from unlabeled.evaluation.fitting import Fit, Loss, fit
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.features import evaluation_mode
 from unlabeled.metrics import topk_accuracy
 from unlabeled.models import Backbone, linear_head

@@ -25,22 +25,21 @@ from torch import nn
 from torch.nn import functional
 
 from unlabeled.device import autocast
-from unlabeled.evaluation.classifiers import EpochScores, Remembering, SideBySide, summed_cross_entropy
 from unlabeled.evaluation.crops import Aggregate, CropCount
 from unlabeled.evaluation.fitting import Damped, Fit, Group, Mover, Sgd, fit
-from unlabeled.evaluation.frozen import FrozenRows
-from unlabeled.evaluation.linear import MOMENTUM, Setting
-from unlabeled.evaluation.partial import Partial
-from unlabeled.evaluation.selection import evenly
+from unlabeled.evaluation.frozen_features import FrozenRows
+from unlabeled.evaluation.linear import MOMENTUM, EpochScores, Remembering, Setting, SideBySide, summed_cross_entropy
+from unlabeled.evaluation.result_cache import Partial
+from unlabeled.evaluation.splits import evenly
 from unlabeled.evaluation.stages import pool_of
 from unlabeled.metrics import topk_accuracy
 from unlabeled.models import Backbone
 from unlabeled.models.alexnet import AlexNet
 from unlabeled.models.backbone import initialise
-from unlabeled.models.norm import BatchNorm1d
+from unlabeled.models.sync_batch_norm import BatchNorm1d
 from unlabeled.models.vgg import Vgg16
-from unlabeled.optim import inverse_decay
 from unlabeled.randomness import generator
+from unlabeled.training.optim import inverse_decay
 
 Form = Literal["nat", "deepcluster"]
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from unlabeled import progress
 from unlabeled.distributed import broadcast_object, is_main
 from unlabeled.errors import DataError
-from unlabeled.evaluation.partial import Partial
-from unlabeled.evaluation.selection import Fold
+from unlabeled.evaluation.result_cache import Partial
+from unlabeled.evaluation.splits import Fold
 from unlabeled.metrics import topk_accuracy
 from unlabeled.progress import counted
 from unlabeled.randomness import seed_from

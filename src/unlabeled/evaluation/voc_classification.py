@@ -38,9 +38,8 @@ from unlabeled.distributed import world_size
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation.crops import CROPS, ViewBatches, ten_crop_views
 from unlabeled.evaluation.fine_tuning import batches_of, outputs
-from unlabeled.evaluation.fitting import Fit, fit
-from unlabeled.evaluation.norm_statistics import NormStatistics, batches, measured
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.fitting import Fit, NormStatistics, batches, fit, measured
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.metrics import IGNORED, Definition, voc_classification_ap
 from unlabeled.models import Backbone, data_init
 from unlabeled.models.fc import FcHead

@@ -28,12 +28,17 @@ from unlabeled.device import autocast
 from unlabeled.distributed import all_gather_rows, all_reduce_sum, rank, shard, world_size
 from unlabeled.errors import ConfigError
 from unlabeled.evaluation.detection import boxes as arithmetic
-from unlabeled.evaluation.detection.fast_rcnn import REGIONS, DetectorName, FastRcnn, Objects
-from unlabeled.evaluation.detection.faster_rcnn import FasterRcnn
-from unlabeled.evaluation.detection.network import RegionNetwork, nothing_learnt
-from unlabeled.evaluation.fitting import SAVE_SECONDS, Fit, fit
-from unlabeled.evaluation.norm_statistics import NormStatistics, batches, measuring, squares
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.detection.rcnn import (
+    REGIONS,
+    DetectorName,
+    FasterRcnn,
+    FastRcnn,
+    Objects,
+    RegionNetwork,
+    nothing_learnt,
+)
+from unlabeled.evaluation.fitting import SAVE_SECONDS, Fit, NormStatistics, batches, fit, measuring, squares
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.voc_classification import Trained
 from unlabeled.models.backbone import Backbone
 from unlabeled.randomness import generator, numpy_generator, seed_from

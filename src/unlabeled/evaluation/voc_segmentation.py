@@ -39,9 +39,8 @@ from unlabeled.data.voc import UNDECIDED, VocImage, VocSplit, read_mask
 from unlabeled.device import autocast
 from unlabeled.distributed import all_reduce_sum, rank, shard, world_size
 from unlabeled.errors import DataError
-from unlabeled.evaluation.fitting import Fit, fit
-from unlabeled.evaluation.norm_statistics import NormStatistics, batches, measured, squares
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.fitting import Fit, NormStatistics, batches, fit, measured, squares
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.voc_classification import Trained
 from unlabeled.metrics import Segmentation
 from unlabeled.models import Backbone

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unlabeled.catalogue import Catalogue
 from unlabeled.errors import DataError
 from unlabeled.evaluation.knn import nearest_neighbors, nearest_others
+from unlabeled.runs.index import Catalogue
 
 ClusterOrder = Literal["size", "tightness", "number"]
 MemberOrder = Literal["typical", "far"]

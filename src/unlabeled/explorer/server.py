@@ -26,10 +26,10 @@ from urllib.parse import parse_qs
 from unlabeled import progress
 from unlabeled.errors import ConfigError, UnlabeledError
 from unlabeled.explorer.access import PAGE, Access
-from unlabeled.explorer.answers import Answers, NotThere
 from unlabeled.explorer.order import ClusterOrder, MemberOrder
-from unlabeled.explorer.pictures import Picture
-from unlabeled.visualize.page import environment
+from unlabeled.explorer.queries import Answers, NotThere
+from unlabeled.explorer.thumbnails import Picture
+from unlabeled.report.page import environment
 
 ADDRESS: Final = "127.0.0.1"
 HOSTS: Final = frozenset({"127.0.0.1", "localhost"})
@@ -73,9 +73,9 @@ _FILES = {
     "/": ("unlabeled.explorer", "pages/index.html", "text/html; charset=utf-8"),
     "/explorer.css": ("unlabeled.explorer", "pages/explorer.css", "text/css; charset=utf-8"),
     "/explorer.js": ("unlabeled.explorer", "pages/explorer.js", "text/javascript; charset=utf-8"),
-    "/report.css": ("unlabeled.visualize", "templates/report.css", "text/css; charset=utf-8"),
-    "/map.css": ("unlabeled.visualize", "templates/map.css", "text/css; charset=utf-8"),
-    "/map.js": ("unlabeled.visualize", "templates/map.js", "text/javascript; charset=utf-8"),
+    "/report.css": ("unlabeled.report", "templates/report.css", "text/css; charset=utf-8"),
+    "/map.css": ("unlabeled.report", "templates/map.css", "text/css; charset=utf-8"),
+    "/map.js": ("unlabeled.report", "templates/map.js", "text/javascript; charset=utf-8"),
 }
 _NUMBERED = re.compile(r"/(api/cluster|api/image|thumbnail|picture)/([0-9]{1,18})")
 _PARTS = re.compile(r"/map/(positions|clusters|[0-9]{1,3})")

@@ -12,7 +12,7 @@ from unlabeled.methods.instance import InstanceDiscrimination
 from unlabeled.methods.nat import NoiseAsTargets
 from unlabeled.methods.supervised import ParametricInstance, Supervised
 from unlabeled.models import Backbone, build_backbone
-from unlabeled.models.norm import convert_sync
+from unlabeled.models.sync_batch_norm import convert_sync
 from unlabeled.randomness import generator
 
 

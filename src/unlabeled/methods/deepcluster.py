@@ -17,15 +17,17 @@ from typing import Any
 
 import torch
 
-from unlabeled import assignments, health, losses, metrics
+from unlabeled import losses, metrics
 from unlabeled.config import Config
 from unlabeled.data import samplers
 from unlabeled.distributed import all_gather_rows, world_size
 from unlabeled.methods.base import Embed, Method, check_subset
-from unlabeled.methods.clusterer import Clusterer
-from unlabeled.methods.restricted import answers, restrict, restricted_loss
+from unlabeled.methods.clustering import Clusterer
 from unlabeled.models import Backbone, LinearHead, linear_head
+from unlabeled.models.heads import answers, restrict, restricted_loss
 from unlabeled.randomness import generator, seed_from
+from unlabeled.runs import cluster_history
+from unlabeled.training import health
 
 STATISTICS = (
     *("num_clusters", "empty_clusters", "singletons", "largest_share", "size_entropy", "chance_loss", "nmi_previous"),
@@ -70,12 +72,12 @@ class DeepCluster(Method):
     @property
     def images_per_epoch(self) -> int:
         """All images or those of `subset`; with a `reassign_every` that is not whole so many times as many (spec O04)."""
-        share = self.config.reassign_every / assignments.period(self.config)
+        share = self.config.reassign_every / cluster_history.period(self.config)
         return max(1, int(share * (self.config.subset or self.num_images)))
 
     def assignment(self, epoch: int) -> torch.Tensor | None:
         """`labels` [N], in epochs that begin with a clustering."""
-        return self.labels if assignments.is_made(self.config, epoch) else None
+        return self.labels if cluster_history.is_made(self.config, epoch) else None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take over what `state_dict` gave; the head becomes as wide as the stored one."""
@@ -89,7 +91,7 @@ class DeepCluster(Method):
 
         Not for a last, shorter stretch: a head that is given no time to learn teaches the network nothing.
         """
-        if not assignments.is_made(self.config, epoch):
+        if not cluster_history.is_made(self.config, epoch):
             self.predicted.zero_()
             return
         chosen = None if self.config.subset_mode == "mismatched" else self._subset(epoch)
@@ -184,7 +186,7 @@ class DeepCluster(Method):
         """The images that this epoch may show, rising int64 [m]; None where it may show all."""
         if not self.config.subset:
             return None
-        time = {"same": 0, "resampled": epoch - epoch % assignments.period(self.config), "mismatched": epoch}
+        time = {"same": 0, "resampled": epoch - epoch % cluster_history.period(self.config), "mismatched": epoch}
         random = generator(self.seed, "subset", time[self.config.subset_mode])
         return samplers.subset(self.num_images, self.config.subset, random)
 

@@ -19,12 +19,11 @@ import math
 import torch
 
 from unlabeled import losses
-from unlabeled.bank_softmax import bank_softmax
 from unlabeled.config import Config
 from unlabeled.distributed import all_gather_rows, rank, world_size
+from unlabeled.losses import bank_softmax
 from unlabeled.memory import MemoryBank, negatives
-from unlabeled.methods.base import Embed, Method
-from unlabeled.methods.statistics import OutputStatistics
+from unlabeled.methods.base import Embed, Method, OutputStatistics
 from unlabeled.models import Backbone
 from unlabeled.models.heads import l2_head
 from unlabeled.randomness import generator

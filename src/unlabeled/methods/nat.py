@@ -21,17 +21,17 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from unlabeled import health, losses, progress
+from unlabeled import losses, progress
 from unlabeled.cluster.assignment import assign_batch, assign_free, assign_full
 from unlabeled.config import FULL_SCORES, Config
 from unlabeled.distributed import all_gather_rows, broadcast, rank, world_size
 from unlabeled.errors import ConfigError, DataError, RunError
-from unlabeled.methods.base import Embed, Method
-from unlabeled.methods.statistics import OutputStatistics
+from unlabeled.methods.base import Embed, Method, OutputStatistics
 from unlabeled.models import Backbone
 from unlabeled.models.heads import l2_head
 from unlabeled.progress import counted
 from unlabeled.randomness import generator
+from unlabeled.training import health
 
 RESIDENT_BYTES = 2**32
 """Codes up to this size live where the network does; more stay in main memory, and only those of a batch travel."""

@@ -19,11 +19,9 @@ from unlabeled import losses, metrics
 from unlabeled.config import Config
 from unlabeled.distributed import world_size
 from unlabeled.errors import DataError
-from unlabeled.methods.base import Embed, Method, fixed_subset
-from unlabeled.methods.restricted import answers, restrict, restricted_loss
-from unlabeled.methods.statistics import OutputStatistics
+from unlabeled.methods.base import Embed, Method, OutputStatistics, fixed_subset
 from unlabeled.models import Backbone, LinearHead
-from unlabeled.models.heads import l2_head, linear_head
+from unlabeled.models.heads import answers, l2_head, linear_head, restrict, restricted_loss
 from unlabeled.randomness import generator
 
 

@@ -16,9 +16,9 @@ from unlabeled.models.alexnet import AlexNet, AlexNetFc6, AlexNetNat, AlexNetSma
 from unlabeled.models.backbone import Backbone, Initialisation, initialise
 from unlabeled.models.efficientnet import EfficientNetLite0
 from unlabeled.models.heads import L2Head, LinearHead, l2_head, linear_head
-from unlabeled.models.norm import convert_sync
 from unlabeled.models.resnet import ResNet
 from unlabeled.models.stem import OUTPUT_CHANNELS, Normalize, build_stem
+from unlabeled.models.sync_batch_norm import convert_sync
 from unlabeled.models.vgg import Vgg16
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from unlabeled.errors import ConfigError
 from unlabeled.models.backbone import Backbone, ConvNorm, check_size
-from unlabeled.models.norm import BatchNorm1d, BatchNorm2d
+from unlabeled.models.sync_batch_norm import BatchNorm1d, BatchNorm2d
 
 # (channels, kernel, stride, padding, a 3×3 pool of stride 2 comes first); one more pool follows the last.
 _LAYERS = (

@@ -31,7 +31,7 @@ from torch import nn
 
 from unlabeled.errors import ConfigError
 from unlabeled.models.backbone import Backbone
-from unlabeled.models.norm import convert_sync
+from unlabeled.models.sync_batch_norm import convert_sync
 from unlabeled.randomness import generator
 
 Affine = nn.Conv2d | nn.Linear

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from unlabeled import losses
 from unlabeled.models.backbone import Backbone
+from unlabeled.randomness import generator
 
 
 class LinearHead(nn.Module):
@@ -87,3 +89,26 @@ def linear_head(
 def l2_head(backbone: Backbone | int, outputs: int = 128, *, generator: torch.Generator | None = None) -> L2Head:
     """A fresh head with outputs of length one for `backbone` (or for features of that length)."""
     return L2Head(backbone if isinstance(backbone, int) else backbone.feature_dim, outputs, generator)
+
+
+def restrict(head: LinearHead, labels: torch.Tensor, size: int, index: torch.Tensor, seed: int) -> None:
+    """Let the next passes of `head` compute the classes `labels` [B] of the images `index` [B] and others, `size` in all.
+
+    Nothing is restricted where `size` is 0 or the head has no more classes.
+    """
+    total = head.linear.out_features
+    if size and size < total:
+        random = generator(seed, "loss subset", *index.tolist())
+        head.classes = losses.class_subset(labels, total, size, random)
+
+
+def restricted_loss(head: LinearHead, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the chosen logits [B, S] for labels [B]; over all classes it would be at least this."""
+    assert head.classes is not None
+    return losses.cross_entropy(z, losses.positions_in(head.classes, labels))
+
+
+def answers(head: LinearHead, z: torch.Tensor) -> torch.Tensor:
+    """The class with the largest of the logits z [B, K], or [B, S] where only some were computed: int64 [B]."""
+    found = z.argmax(dim=1)
+    return found if head.classes is None else head.classes[found]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from unlabeled.models.backbone import Backbone, check_size
-from unlabeled.models.norm import BatchNorm2d
+from unlabeled.models.sync_batch_norm import BatchNorm2d
 
 _WIDTHS = (64, 128, 256, 512)
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from unlabeled.models.alexnet import flatten_pooled
 from unlabeled.models.backbone import Backbone, ConvNorm, check_size
-from unlabeled.models.norm import BatchNorm2d
+from unlabeled.models.sync_batch_norm import BatchNorm2d
 
 # (channels, a 2×2 pool comes first); one more pool follows the last.
 _LAYERS = (

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlabeled.errors import ConfigError, unknown_name
-from unlabeled.protocols.bank import knn_bank
-from unlabeled.protocols.comparison import evaluate_all
 from unlabeled.protocols.detection import voc_detection
+from unlabeled.protocols.driver import Request, one_untrained_network, request
 from unlabeled.protocols.few_labels import low_shot, semi_supervised
-from unlabeled.protocols.neighbors import cliques, edge_ratio, knn, nmi
+from unlabeled.protocols.neighbors import cliques, edge_ratio, knn, knn_bank, nmi
 from unlabeled.protocols.probes import linear, mlp, svm
-from unlabeled.protocols.published import PUBLISHED, published
-from unlabeled.protocols.request import Request, one_untrained_network, request
 from unlabeled.protocols.retrieval import retrieval
+from unlabeled.protocols.table import PUBLISHED, published
 from unlabeled.protocols.voc import voc_classification, voc_segmentation
+from unlabeled.report.comparison import evaluate_all
 
 __all__ = ["PROTOCOLS", "PUBLISHED", "Request", "options_of", "published", "request", "score"]
 

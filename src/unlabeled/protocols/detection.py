@@ -22,18 +22,16 @@ from unlabeled.distributed import all_gather_rows, all_reduce_sum, broadcast_obj
 from unlabeled.errors import ConfigError, DataError, unknown_name
 from unlabeled.evaluation.detection import proposals as selective
 from unlabeled.evaluation.detection.boxes import overlap
-from unlabeled.evaluation.detection.fast_rcnn import DetectorName
-from unlabeled.evaluation.detection.given import read_proposals
-from unlabeled.evaluation.fitting import SAVE_SECONDS
-from unlabeled.evaluation.norm_statistics import NormStatistics
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.detection.proposals import read_proposals
+from unlabeled.evaluation.detection.rcnn import DetectorName
+from unlabeled.evaluation.fitting import SAVE_SECONDS, NormStatistics
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.voc_classification import Trained
 from unlabeled.evaluation.voc_detection import Detecting, Pictures, VocDetectionProtocol, table
-from unlabeled.images import default_cache
 from unlabeled.models import Backbone
-from unlabeled.protocols.layers import by_layers, nothing_learned
-from unlabeled.protocols.request import Request
-from unlabeled.protocols.voc import notes_of, tell
+from unlabeled.protocols.driver import Request
+from unlabeled.protocols.voc import by_layers, notes_of, nothing_learned, tell
+from unlabeled.runs.images import default_cache
 
 if TYPE_CHECKING:
     from unlabeled.run import Run

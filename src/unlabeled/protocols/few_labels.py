@@ -16,10 +16,10 @@ from unlabeled.evaluation.few_labels import Contest, Images
 from unlabeled.evaluation.fine_tuning import FineTuning
 from unlabeled.evaluation.low_shot import DRAWS, GRID, SHOTS, STEPS, LowShotProtocol, largest_shots
 from unlabeled.evaluation.semi_supervised import FRACTIONS, PAPER, SemiSupervisedProtocol
-from unlabeled.images import make_loader
-from unlabeled.protocols.labelled import labelled_split
-from unlabeled.protocols.request import Request
+from unlabeled.protocols.driver import Request
+from unlabeled.protocols.inputs import labelled_split
 from unlabeled.randomness import generator
+from unlabeled.runs.images import make_loader
 
 if TYPE_CHECKING:
     from unlabeled.run import Run

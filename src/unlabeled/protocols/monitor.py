@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unlabeled import health, metrics, progress
+from unlabeled import metrics, progress
 from unlabeled.config import Config
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import Source
@@ -13,8 +13,9 @@ from unlabeled.distributed import all_gather_rows
 from unlabeled.evaluation.edge_ratio import EdgeRatioProtocol
 from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.methods.base import Embed, Method
-from unlabeled.methods.clusterer import fit_space
+from unlabeled.methods.clustering import fit_space
 from unlabeled.methods.deepcluster import DeepCluster
+from unlabeled.training import health
 
 EDGE_ROWS = 20_000
 """Images up to which the exact neighbour graph is made after an epoch: a few seconds; more take too long to be a habit."""

@@ -11,18 +11,18 @@ import torch
 from unlabeled.device import resolve_precision
 from unlabeled.errors import ConfigError
 from unlabeled.evaluation.crops import CropCount, RowViews
-from unlabeled.evaluation.frozen import Central, FrozenRows, Part
+from unlabeled.evaluation.frozen_features import Central, FrozenRows, Part
 from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.evaluation.linear import DECAYS, RATES, LinearProbe
 from unlabeled.evaluation.mlp import EPOCHS as MLP_EPOCHS
 from unlabeled.evaluation.mlp import WIDTH, Form, LastMap, MlpProbe
-from unlabeled.evaluation.selection import Fold, folds_of
+from unlabeled.evaluation.splits import Fold, folds_of
 from unlabeled.evaluation.stages import StageFeatures, parse_stages
 from unlabeled.evaluation.svm import SvmProbe
-from unlabeled.images import make_loader
 from unlabeled.models import Backbone
-from unlabeled.protocols.labelled import QUICK_TRAIN, LabelledSplit, labelled_split
-from unlabeled.protocols.request import Request
+from unlabeled.protocols.driver import Request
+from unlabeled.protocols.inputs import QUICK_TRAIN, LabelledSplit, labelled_split
+from unlabeled.runs.images import make_loader
 
 if TYPE_CHECKING:
     from unlabeled.run import Run

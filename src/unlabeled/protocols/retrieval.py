@@ -20,7 +20,7 @@ from unlabeled.data.sources import Source, Subset, open_source
 from unlabeled.device import autocast, resolve_precision
 from unlabeled.distributed import all_gather_rows, all_reduce_sum, shard
 from unlabeled.errors import ConfigError, DataError
-from unlabeled.evaluation.partial import Partial
+from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.retrieval import (
     DIMS,
     Moments,
@@ -33,7 +33,7 @@ from unlabeled.evaluation.retrieval import (
 )
 from unlabeled.features import evaluation_mode
 from unlabeled.models import Backbone
-from unlabeled.protocols.request import Request
+from unlabeled.protocols.driver import Request
 
 if TYPE_CHECKING:
     from unlabeled.run import Run

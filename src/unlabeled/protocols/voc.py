@@ -20,7 +20,7 @@ from unlabeled.data.store import ImageStore
 from unlabeled.data.voc import Task, VocSplit, classification_labels, read_voc
 from unlabeled.device import resolve_precision
 from unlabeled.errors import ConfigError, DataError, unknown_name
-from unlabeled.evaluation.norm_statistics import NormStatistics
+from unlabeled.evaluation.fitting import NormStatistics
 from unlabeled.evaluation.voc_classification import (
     DEFINITIONS,
     Crops,
@@ -32,8 +32,7 @@ from unlabeled.evaluation.voc_classification import (
 )
 from unlabeled.evaluation.voc_segmentation import SCORES as SEGMENTATION_SCORES
 from unlabeled.evaluation.voc_segmentation import Pixels, SegmentationTraining, VocSegmentationProtocol
-from unlabeled.protocols.layers import by_layers, nothing_learned
-from unlabeled.protocols.request import Request
+from unlabeled.protocols.driver import Request
 
 if TYPE_CHECKING:
     from unlabeled.run import Run
@@ -253,3 +252,36 @@ def _rate(lr: float | None) -> float | None:
     if lr is not None and not 0 < lr < math.inf:
         raise ConfigError(f"lr must be above 0, got {lr}; leave it out for the published one.")
     return lr
+
+
+CLEARLY = 0.01
+"""What a score must have beyond one that nothing was learned for."""
+
+
+def by_layers(
+    run: Run, protocol: str, train: str, split: str, scores: dict[str, Any], key: str, **settings: Any
+) -> dict[str, Any]:
+    """`scores` with a table `layers`: by what was trained, "fc" or "all", the number under `key` and the untrained one.
+
+    Rows of an earlier scoring are kept where it was of the same split, as many pictures and the same `settings` (steps,
+    detector and the like): others cannot be compared.
+    """
+    same = {"split": split, "train_images": scores["train_images"], "test_images": scores["test_images"], **settings}
+    row = {"score": scores[key], "untrained": scores["untrained"], **same}
+    before = run.scores.get(protocol, {}).get("layers", {})
+    kept = {name: old for name, old in before.items() if all(old.get(fact) == value for fact, value in same.items())}
+    return scores | {"layers": kept | {train: row}}
+
+
+def nothing_learned(scores: dict[str, Any], key: str, nothing: float) -> dict[str, str]:
+    """A sentence where neither network is clearly above what an answer that has learned nothing scores; it is also said."""
+    best = max(scores[key], scores["untrained"])
+    if best > nothing + CLEARLY:
+        return {}
+    sentence = (
+        f"Neither network has learned the task in {scores['steps']:,} steps: {100 * scores[key]:.1f} and "
+        f"{100 * scores['untrained']:.1f} %, where an answer that learned nothing gets {100 * nothing:.1f} %; their difference "
+        "says nothing. Leave out --quick, or give more --steps."
+    )
+    progress.say(f"Note: {sentence}")
+    return {"nothing_learned": sentence}

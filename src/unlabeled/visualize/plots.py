@@ -14,7 +14,7 @@ from html import escape
 
 import numpy as np
 
-from unlabeled.visualize.curves import BOLD, CHARACTER, COLOURS, FONT, GRID, INK, MUTED, Plot, dashes_of, ticks
+from unlabeled.visualize.charts import BOLD, CHARACTER, COLOURS, FONT, GRID, INK, MUTED, Plot, dashes_of, ticks
 
 WIDTH, HEIGHT = 420, 250
 WHISKER = 1.5

@@ -29,12 +29,11 @@ from safetensors.torch import save
 
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError, MissingExtraError, RunError, unknown_name
-from unlabeled.images import DataRecord
 from unlabeled.models import Backbone
-from unlabeled.runfolder import replacing, require_writable, write_json
-from unlabeled.weights.kinds import METADATA_KEY
-from unlabeled.weights.naming import to_theirs
-from unlabeled.weights.preprocessing import Normalisation, describe
+from unlabeled.runs.folder import replacing, require_writable, write_json
+from unlabeled.runs.images import DataRecord
+from unlabeled.weights.importing import Normalisation, describe
+from unlabeled.weights.recognise import METADATA_KEY, to_theirs
 
 TORCHVISION: Final = {"resnet18": "resnet18", "resnet50": "resnet50", "resnet101": "resnet101", "vgg16": "vgg16_bn"}
 """Our networks that torchvision has, and what it calls them."""

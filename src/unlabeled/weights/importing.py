@@ -10,17 +10,17 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from unlabeled import checkpoint
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError
-from unlabeled.images import DataRecord
-from unlabeled.runfolder import RunFolder, write_json, write_text
-from unlabeled.weights.kinds import Recognised, fit, head_tensors, recognise
+from unlabeled.runs import checkpoint
+from unlabeled.runs.folder import RunFolder, write_json, write_text
+from unlabeled.runs.images import DataRecord
 from unlabeled.weights.reading import read
+from unlabeled.weights.recognise import Recognised, fit, head_tensors, recognise
 
 DEFAULTS: dict[str, Any] = {"recipe": "imported", "epochs": 0, "batch_size": 32}
 """What a configuration of imported weights begins with; the batch is only embedded, at twice this size."""
@@ -104,3 +104,44 @@ def write(run: RunFolder, made: Imported) -> None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+Normalisation = Literal["inside", "outside"]
+
+
+def describe(config: Config, record: DataRecord, normalisation: Normalisation) -> dict[str, Any]:
+    """The steps from a decoded picture to the network's input, with every number.
+
+    Keys: `steps` in words, then the numbers in them; `normalisation` says whether the network does it itself.
+    """
+    size, share = config.image_size, config.image_size / config.resize
+    low, high = (list(map(float, record.value_range[key])) for key in ("low", "high"))
+    statistics = (
+        f"(x - mean) / std, {'each image its own two numbers' if config.normalize == 'image' else 'per channel'}"
+    )
+    where = "done inside the network" if normalisation == "inside" else "to be done before the network"
+    steps = [
+        "values: (v - low) / (high - low), clipped to [0, 1]; rounded to 1/255 here and after each resize, as images of 8 bits are",
+        f"if the short side is longer than {config.store_size} pixels, resize both sides by {config.store_size} / short side, each "
+        "rounded to the nearest pixel (bilinear, antialiased); of a side more than four times the other the ends go first",
+        f"cut the central square of round(short side * {share:.6g}) pixels",
+        f"resize the square to {size} x {size} pixels (bilinear, antialiased)",
+        f"{statistics}: {where}",
+    ]
+    return {
+        "steps": steps,
+        "channels": record.channels,
+        "value_range": {"low": low, "high": high},
+        "short_side": config.store_size,
+        "square_share": share,
+        "size": size,
+        "interpolation": "bilinear",
+        "antialias": True,
+        "usual_form": f"Resize({config.resize}), CenterCrop({size}): the same square, filtered once instead of twice",
+        "input": f"float32 [batch, {record.channels}, {size}, {size}] in [0, 1]",
+        "normalisation": normalisation,
+        "normalize": config.normalize,
+        "mean": list(config.mean or ()),
+        "std": list(config.std or ()),
+        "stem": config.stem,
+    }

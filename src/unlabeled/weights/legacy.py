@@ -18,7 +18,7 @@ from typing import IO, Any, Final, cast
 
 import torch
 
-from unlabeled.data.pickles import ListedUnpickler
+from unlabeled.data.cifar import ListedUnpickler
 
 HEAD: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How such a file begins: a pickled number of ten bytes."""

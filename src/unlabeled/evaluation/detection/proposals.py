@@ -15,11 +15,19 @@ Shapes: picture [h, w, 3], n segments, boxes [m, 4] as intervals (x1, y1, x2, y2
 from __future__ import annotations
 
 import heapq
+import json
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from unlabeled.data.voc import VocImage
+from unlabeled.errors import DataError
 from unlabeled.randomness import numpy_generator
 
 Floats = NDArray[np.float32]
@@ -158,7 +166,7 @@ class _Segments:
         ]
         shares = [np.concatenate(parts, axis=1) for parts in (colour, texture)]
         colours, textures = ((part / part.sum(1, keepdims=True)).astype(np.float32) for part in shares)
-        return _Segments(colours, textures, size, _boxes(labels, count), _pairs(labels), flat.size)
+        return _Segments(colours, textures, size, _bounds(labels, count), _pairs(labels), flat.size)
 
 
 def group(first: _Segments, *, with_colour: bool = True) -> Ints:
@@ -224,7 +232,7 @@ def _derivatives(plane: Floats) -> list[Floats]:
     return [np.maximum(4 * (np.cos(angle) * across + np.sin(angle) * down), 0) for angle in angles]
 
 
-def _boxes(labels: Ints, count: int) -> Ints:
+def _bounds(labels: Ints, count: int) -> Ints:
     from scipy.ndimage import find_objects
 
     found = find_objects(labels + 1, max_label=count)
@@ -267,3 +275,57 @@ def _lab(rgb: Floats) -> Floats:
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = f[..., 0], f[..., 1], f[..., 2]
     return np.stack([(116 * y - 16) * 2.55, 500 * (x - y) + 128, 200 * (y - z) + 128], axis=2).astype(np.float32)
+
+
+def read_proposals(path: str | Path, images: Sequence[VocImage], *, limit: int = LIMIT) -> list[torch.Tensor]:
+    """Intervals float32 [m, 4] for each picture, cut at its border; at most `limit`, in the file's order.
+
+    Raises:
+        DataError: the file is not there, not of either format, or has no boxes for a picture.
+    """
+    file = Path(path)
+    table = _table(file)
+    result: list[torch.Tensor] = []
+    for image in images:
+        if image.name not in table:
+            raise DataError(
+                f"{file} has no proposals for {image.name} (it has {len(table):,} pictures, the split needs {len(images):,}): "
+                "compute them for every picture, or leave --proposals out."
+            )
+        result.append(_boxes(file, image, table[image.name])[:limit])
+    return result
+
+
+def _table(file: Path) -> dict[str, Any]:
+    if file.suffix not in (".npz", ".json"):
+        raise DataError(f"proposals are read from .npz or .json files, {file} is neither.")
+    try:
+        if file.suffix == ".json":
+            found = json.loads(file.read_text())
+            if isinstance(found, dict):
+                return {str(name): rows for name, rows in found.items()}
+            raise DataError(
+                f"{file} must hold one object, picture's name to boxes, and it holds a {type(found).__name__}."
+            )
+        # Without pickle: a file of proposals runs no code.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"there is no file of proposals {file}.") from None
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file} cannot be read as proposals: {' '.join(str(error).split())[:120]}.") from None
+
+
+def _boxes(file: Path, image: VocImage, rows: Any) -> torch.Tensor:
+    try:
+        boxes = np.asarray(rows, dtype=np.float64)
+        boxes = boxes.reshape(len(boxes), -1) if boxes.size else np.zeros((0, 4))
+    except (TypeError, ValueError):
+        boxes = np.full((1, 1), np.nan)
+    if boxes.size and (boxes.shape[1] != 4 or not np.isfinite(boxes).all()):
+        raise DataError(f"{file}: the proposals of {image.name} must be rows of four finite numbers x1, y1, x2, y2.")
+    height, width = image.size
+    intervals = boxes.reshape(-1, 4) - [1, 1, 0, 0]
+    intervals = np.clip(intervals, 0, [width, height, width, height])
+    has_area = ((intervals[:, 2:] - intervals[:, :2]) > 0).all(1)
+    return torch.from_numpy(intervals[has_area].astype(np.float32))

@@ -1,0 +1,1 @@
+"""Run folders and what is in them: images, checkpoints, metrics log, feature index, outputs."""
