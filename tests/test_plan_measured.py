@@ -81,4 +81,4 @@ def test_training_takes_what_the_plan_says(
     line = [sys.executable, "-c", SCRIPT, backbone, str(side), str(batch), precision, str(tmp_path)]
     told = subprocess.run(line, capture_output=True, text=True, check=True).stdout
     # Of a network of 10 MB the constant is the largest part, and it is made for large ones.
-    assert (0.8 if side > 32 else 0.65) < float(told.split()[-1]) < 1.3, told
+    assert (0.75 if side > 32 else 0.65) < float(told.split()[-1]) < 1.35, told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,9 @@ def test_what_cannot_be_compared_is_said(instance: Run, trained: Trained) -> Non
         instance.evaluate("knn", trained.photos, space="bank")
 
 
-def test_cliques_are_those_of_the_graph(trained: Trained) -> None:
-    run = Run(trained.run)
+def test_cliques_are_those_of_the_graph(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.run, tmp_path / "run")
+    run = Run(tmp_path / "run")
     scores = run.evaluate("cliques", neighbors=6)
     rows = described(run, run.record.data, run.record.open(run.record.data), run.backbone, "trained")
     found = cliques(knn_graph(rows, 6)[0])

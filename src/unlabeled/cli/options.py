@@ -122,7 +122,7 @@ class ProtocolOptions(BaseModel):
     )
     lr: Optional[float] = Field(  # noqa: UP045
         None,
-        description="linear, mlp --form deepcluster: learning rate [chosen on held-out training images]; voc-*: of the first step "
+        description="linear, mlp: learning rate [chosen on held-out training images]; voc-*: learning rate of the first step "
         "[published]",
     )
     weight_decay: Optional[float] = Field(None, description="linear: weight decay [chosen as lr]")  # noqa: UP045

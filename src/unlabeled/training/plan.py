@@ -72,16 +72,17 @@ class Plan:
         spilled = " (on disk)" if self.features > SPILL_BYTES else ""
         if self.host is not None:
             return (
-                f"memory of the GPU about {size(self.memory)}: network and optimizer {size(self.weights)}, activations "
-                f"{size(self.activations)}, targets {size(self.table)}, workspace {size(WORKSPACE)}; {size(self.available)} are free. "
-                f"Main memory about {size(self.host_memory)}: features {size(self.features)}{spilled}, clustering {size(self.clustering)}, after "
-                f"training {size(self.catalogue)} for the catalogue instead of that; {size(self.host)} are free"
+                f"memory of the GPU about {size(self.memory)}: network and optimizer {size(self.weights)}, "
+                f"activations {size(self.activations)}, targets {size(self.table)}, workspace {size(WORKSPACE)}; "
+                f"{size(self.available)} are free. Main memory about {size(self.host_memory)}: features "
+                f"{size(self.features)}{spilled}, clustering {size(self.clustering)}, after training "
+                f"{size(self.catalogue)} for the catalogue instead of that; {size(self.host)} are free"
             )
         return (
-            f"memory about {size(self.memory)}: network and optimizer {size(self.weights)}, activations {size(self.activations)}, "
-            f"features {size(self.features)}{spilled}, clustering {size(self.clustering)}, "
-            f"targets {size(self.table)}, workspace {size(WORKSPACE)}, after training {size(self.catalogue)} for the catalogue "
-            f"instead of the activations; {size(self.available)} are free"
+            f"memory about {size(self.memory)}: network and optimizer {size(self.weights)}, activations "
+            f"{size(self.activations)}, features {size(self.features)}{spilled}, clustering {size(self.clustering)}, "
+            f"targets {size(self.table)}, workspace {size(WORKSPACE)}, after training {size(self.catalogue)} for the "
+            f"catalogue instead of the activations; {size(self.available)} are free"
         )
 
     def check(self) -> None:
