@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import normalize
 
 from benchmarks.timing import time_in_turn
-from unlabeled.evaluation.knn import nearest_neighbors
+from unlabeled.cluster.neighbors import nearest_neighbors
 from unlabeled.randomness import generator
 
 IMAGENET, DIMS, NEIGHBORS = 1_281_167, 128, 200

@@ -6,9 +6,10 @@ import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 
+from unlabeled.diagnostics import cluster_statistics, feature_statistics
 from unlabeled.errors import DataError
 from unlabeled.randomness import generator
-from unlabeled.training.health import Verdict, cluster_statistics, diagnose, feature_statistics
+from unlabeled.training.health import Verdict, diagnose
 
 K = 100
 

@@ -12,8 +12,9 @@ from pictures import Trained, pictures
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 from unlabeled.errors import DataError, RunError
-from unlabeled.runs.folder import RunFolder, write_json
+from unlabeled.runs.folder import RunFolder
 from unlabeled.runs.images import DataRecord, default_cache, digest, probe, same_images
+from unlabeled.writing import write_json
 
 
 def record_of(path: Path) -> DataRecord:

@@ -10,17 +10,8 @@ from pathlib import Path
 import pytest
 
 from unlabeled.errors import RunError
-from unlabeled.runs.folder import (
-    RunFolder,
-    csv_text,
-    environment,
-    find,
-    replacing,
-    require_writable,
-    reserve,
-    write_csv,
-    write_json,
-)
+from unlabeled.runs.folder import RunFolder, environment, find, reserve
+from unlabeled.writing import csv_text, replacing, require_writable, write_csv, write_json
 
 
 def test_files_have_the_rights_of_new_files(tmp_path: Path):

@@ -18,7 +18,7 @@ from benchmarks.claims import contents, runner, table, table1
 from benchmarks.claims.sizes import SIZES
 from unlabeled import progress
 from unlabeled.errors import Interrupted, UnlabeledError
-from unlabeled.runs.folder import require_writable
+from unlabeled.writing import require_writable
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

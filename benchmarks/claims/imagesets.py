@@ -16,7 +16,7 @@ import torch
 from benchmarks.claims.data import Images, balanced, cifar10, coloured_shapes, most_skewed, photographs, zipf
 from benchmarks.claims.sizes import Size, share_of
 from unlabeled.randomness import numpy_generator
-from unlabeled.runs.folder import replacing
+from unlabeled.writing import replacing
 
 FRACTIONS = {"main-1%": 0.01, "main-10%": 0.1, "main-30%": 0.3}
 MOST_SHAPES = 8_192

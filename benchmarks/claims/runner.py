@@ -25,7 +25,8 @@ from benchmarks.claims.sizes import SIZES, Size, SizeName, settings
 from unlabeled import progress
 from unlabeled.errors import RunError
 from unlabeled.run import Run
-from unlabeled.runs.folder import RunFolder, replacing
+from unlabeled.runs.folder import RunFolder
+from unlabeled.writing import replacing
 
 Scores = dict[str, dict[str, list[float]]]
 """Configuration -> score -> a value for each seed, in the order of the seeds."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unlabeled import progress
 from unlabeled.data.reading import Alpha, Frames, ReadOptions
-from unlabeled.runs.folder import IfExists, RunFolder, find, require_writable, reserve, write_json
+from unlabeled.runs.folder import IfExists, RunFolder, find, reserve
+from unlabeled.writing import require_writable, write_json
 
 if TYPE_CHECKING:
     from unlabeled.data.cache import Cache

@@ -305,6 +305,16 @@ class Config(BaseModel):
         return self
 
     @property
+    def clustering_period(self) -> int:
+        """Epochs between two clusterings: `reassign_every` where that is whole, else 1, and the epochs are of that length."""
+        return int(self.reassign_every) if self.reassign_every.is_integer() else 1
+
+    def clusters_before(self, epoch: int) -> bool:
+        """Whether `epoch` (from 0) of a DeepCluster run begins with a clustering: not a last stretch shorter than the others."""
+        period = self.clustering_period
+        return epoch % period == 0 and (epoch == 0 or epoch + period <= self.epochs)
+
+    @property
     def shown_clusters(self) -> int:
         """Clusters of the finished run."""
         return self.final_clusters or self.num_clusters

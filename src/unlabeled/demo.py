@@ -22,7 +22,8 @@ from unlabeled.errors import DataError, Interrupted, MissingExtraError, typed
 from unlabeled.randomness import numpy_generator
 from unlabeled.recipes import configure
 from unlabeled.run import Run
-from unlabeled.runs.folder import IfExists, RunFolder, reserve, write_json
+from unlabeled.runs.folder import IfExists, RunFolder, reserve
+from unlabeled.writing import write_json
 
 CROP_SIDE = 32
 """Pixels a crop of the photographs is resized to."""

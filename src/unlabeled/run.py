@@ -5,7 +5,6 @@ Shapes: M images asked about, D feature dimensions.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Container, Sequence
 from copy import deepcopy
@@ -15,31 +14,20 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-import torch
-from safetensors.torch import load_file
-from torch.nn.functional import normalize
-
 from unlabeled import progress
 from unlabeled.cluster.batches import BatchCorrection
 from unlabeled.cluster.novelty import FALSE_ALARM_RATE
-from unlabeled.config import Config, Precision
+from unlabeled.config import Precision
 from unlabeled.data.display import display_of, parse_channels
 from unlabeled.data.in_memory import Images
 from unlabeled.data.labels import read_labels
 from unlabeled.data.metadata import read_metadata
 from unlabeled.data.store import ImageStore
-from unlabeled.device import DeviceKind, resolve_device, resolve_precision, torch_device
-from unlabeled.distributed import all_gather_rows, is_main
-from unlabeled.errors import ConfigError, DataError, RunError, UnreadableError, typed, unknown_name
-from unlabeled.features import embed
-from unlabeled.methods import build_method, build_network
-from unlabeled.methods.base import Method
-from unlabeled.models import Backbone
-from unlabeled.runs import checkpoint, cluster_history
-from unlabeled.runs.folder import RunFolder, find, require_writable, write_json
-from unlabeled.runs.images import DataRecord, make_loader, resolved, same_images, same_on_every_rank
+from unlabeled.distributed import is_main
+from unlabeled.errors import ConfigError, DataError, UnreadableError, unknown_name
+from unlabeled.runs.images import DataRecord, same_images
 from unlabeled.runs.index import Catalogue, batch_of, recluster, standardized
-from unlabeled.runs.journal import epochs
+from unlabeled.runs.opened import OpenedRun
 from unlabeled.runs.outputs import (
     Clustered,
     Embedding,
@@ -52,18 +40,12 @@ from unlabeled.runs.outputs import (
     write_skipped,
     writer,
 )
+from unlabeled.writing import require_writable, write_json
 
 if TYPE_CHECKING:
     from unlabeled.explorer.notebook import Query, Shown
     from unlabeled.explorer.queries import Answers
-    from unlabeled.protocols import Request
     from unlabeled.weights.export import Exported
-
-
-BY_LABELS = "by_labels"
-"""Key of scores.json under which the scores of each set of labels stand."""
-WITHOUT_LABELS = ("cliques", "all", "retrieval", "voc-classification", "voc-detection", "voc-segmentation")
-"""Protocols that read no labels of images, or those of another layout."""
 
 
 @dataclass(frozen=True)
@@ -74,178 +56,8 @@ class Hit:
     similarity: float
 
 
-class Run:
+class Run(OpenedRun):
     """A run folder opened for use; `backbone` is a plain torch Module (image tensor in, feature out)."""
-
-    def __init__(self, path: str | Path, device: str = "auto") -> None:
-        """Raises RunError where `path` is no run."""
-        self.folder: RunFolder = find(path)
-        self.path = self.folder.path
-        self.config = Config.load(self.folder.config)
-        self._device: DeviceKind = resolve_device(device)
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, method={self.config.method!r}, backbone={self.config.backbone!r})"
-
-    def another(self, path: str | Path) -> Run:
-        """Another run, opened on the same device. Raises RunError where `path` is no run."""
-        return Run(path, self._device)
-
-    @cached_property
-    def record(self) -> DataRecord:
-        """Which images the run was trained on."""
-        return DataRecord.read(self.folder)
-
-    @cached_property
-    def backbone(self) -> Backbone:
-        """The trained network without head, in evaluation mode, on the run's device.
-
-        Takes uint8 images [B, C, H, W] or floats in [0, 1] and gives features [B, D]; normalisation is inside.
-        """
-        found = checkpoint.load(self.folder.checkpoints)
-        if found is None:
-            raise RunError(f"{self.path} has no checkpoint yet; run `unlabeled resume {typed(self.path)}`.")
-        backbone = self.untrained_backbone()
-        prefix = "method.backbone."
-        own = {name.removeprefix(prefix): value for name, value in found.tensors.items() if name.startswith(prefix)}
-        try:
-            backbone.load_state_dict(own)
-        except RuntimeError:
-            raise RunError(
-                f"{found.path} holds another network than {self.folder.config} describes ({self.config.backbone}); put the "
-                "configuration back as it was, or train again with `--if-exists replace`."
-            ) from None
-        return backbone
-
-    def untrained_backbone(self) -> Backbone:
-        """The same network as it was before the first step: the baseline every score is held against."""
-        backbone = build_network(self.config, self.record.channels)
-        if self.folder.start.is_file():
-            backbone.load_state_dict(load_file(self.folder.start))
-        return backbone.to(torch_device(self._device)).eval()
-
-    @cached_property
-    def method(self) -> Method:
-        """The trained method, in evaluation mode: backbone, head, and its table (memory bank, places of codes, clusters).
-
-        Raises:
-            RunError: no checkpoint, or it holds another method than the configuration describes.
-        """
-        method = self.untrained_method()
-        found = checkpoint.load(self.folder.checkpoints)
-        stored = {} if found is None else found.tensors
-        own = {name.removeprefix("method."): value for name, value in stored.items() if name.startswith("method.")}
-        try:
-            method.load_state_dict(own)
-        except (RuntimeError, KeyError):
-            raise RunError(
-                f"{self.path} holds no {self.config.method} as {self.folder.config} describes it (imported weights have no head); "
-                "score the space `backbone`, or train again with `--if-exists replace`."
-            ) from None
-        return method.to(torch_device(self._device)).eval()
-
-    def untrained_method(self) -> Method:
-        """The method as it was before the first step."""
-        found = checkpoint.load(self.folder.checkpoints)
-        labels = found.tensors.get("method.labels") if found else None
-        method = build_method(self.config, self.record.count, self.record.channels, labels)
-        return method.to(torch_device(self._device)).eval()
-
-    @cached_property
-    def catalogue(self) -> Catalogue:
-        """Features and clusters of the training images.
-
-        Raises:
-            RunError: there are none yet, or the run was imported without images.
-        """
-        if self.folder.imported.is_file() and not self.folder.features.is_file():
-            raise RunError(
-                f"{self.path} was imported and has no catalogue of images to look in; import the weights again with `--data DATA "
-                "--if-exists replace`."
-            )
-        return Catalogue.load(self.folder.features)
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Names of the training images, in index order."""
-        path, wanted = self.folder.clusters, len(self.catalogue.features)
-        try:
-            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                names = [row["path"] for row in csv.DictReader(file)]
-        except (OSError, KeyError, csv.Error) as error:
-            reason = error.strerror if isinstance(error, OSError) else f"no column {error}"
-        else:
-            if len(names) == wanted:
-                return names
-            reason = f"it has {len(names):,} rows, the features are of {wanted:,} images"
-        raise RunError(
-            f"{path} is damaged ({reason}); delete {self.folder.features.name} beside it and run "
-            f"`unlabeled resume {typed(self.path)}`, which makes both again."
-        )
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """The journal: one record an epoch."""
-        return epochs(self.folder.journal, whole=False)
-
-    @property
-    def clustered_epochs(self) -> list[int]:
-        """Epochs, from 1, that began with a clustering which was kept; see `assignments`."""
-        return cluster_history.epochs(self.folder.assignments)
-
-    def assignments(self, epoch: int | None = None) -> torch.Tensor:
-        """The pseudo-labels of the training images while `epoch` was trained, from 1; of the last epoch where not given.
-
-        int64 [N] in the order of `names`, -1 = in no cluster. Numbers of one clustering mean nothing in another. The
-        clusters of the finished run, `cluster`, are others: they come from one last k-means on the final features.
-
-        Raises:
-            RunError: none were kept up to that epoch: the method makes none.
-        """
-        return cluster_history.read(self.folder.assignments, max(self.config.epochs, 1) if epoch is None else epoch)
-
-    @property
-    def stability_found(self) -> dict[str, Any]:
-        """How stable the clusters are and which number of them the images support; empty for a run without it."""
-        return self.folder.read_object(self.folder.stability) if self.folder.stability.is_file() else {}
-
-    @property
-    def scores(self) -> dict[str, dict[str, Any]]:
-        """Results of earlier `evaluate` calls on this run, by protocol."""
-        if not self.folder.scores.is_file():
-            return {}
-        found = self.folder.read_object(self.folder.scores)
-        return {name: value for name, value in found.items() if isinstance(value, dict) and name != BY_LABELS}
-
-    @property
-    def scores_by_labels(self) -> dict[str, dict[str, Any]]:
-        """The last result of each protocol with each set of labels."""
-        if not self.folder.scores.is_file():
-            return {}
-        found = self.folder.read_object(self.folder.scores).get(BY_LABELS, {})
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def label_specs(self) -> list[str]:
-        """Labels of the training images: those of the training, then those of every `evaluate` on these images."""
-        given = [] if self.record.labels is None else [self.record.labels]
-        scored = (one.get("labels_of_training") for one in self.scores_by_labels.values())
-        return list(dict.fromkeys([*given, *(spec for spec in scored if isinstance(spec, str))]))
-
-    def features_of(
-        self,
-        store: ImageStore,
-        backbone: Backbone | None = None,
-        title: str = "features",
-        precision: Precision | None = None,
-    ) -> torch.Tensor:
-        """Features [M, D] of opened images, in order, the same on every rank; in the run's precision unless told."""
-        same_on_every_rank(store.source.path, store.names, store.contents)
-        device = torch_device(self._device)
-        loader = make_loader(store, self.config, device)
-        dtype = resolve_precision(precision or self.config.precision, device)
-        network = backbone or self.backbone
-        return all_gather_rows(embed(network, loader, dtype=dtype, batch_size=2 * self.config.batch_size, title=title))
 
     def embed(
         self,
@@ -357,13 +169,7 @@ class Run:
         else:
             source = self.record.source_of(data)
             store = self.record.open(source)
-            features, spec = self.features_of(store), batch or self.record.batch
-            if spec and catalogue.batches is not None:
-                given = batch_of(source, store, spec)
-                catalogue = replace(catalogue, batches=catalogue.batches.extended(normalize(features, dim=1), given))
-                found = catalogue.assign(features, given)
-            else:
-                found = catalogue.assign(features)
+            found = catalogue.assign_images(self.features_of(store), source, store, batch or self.record.batch)
             rows = clustered(store.names, found.cluster, found.distance, found.novelty > limit, found.novelty)
             locations = [source.location(int(i)) for i in store.index_in_source] if folder else []
             skipped = [*source.skipped, *store.skipped]
@@ -440,11 +246,6 @@ class Run:
         self._told(unread, strict)
         return found
 
-    def file_of(self, name: str) -> str:
-        """Where a training image lies, as it opens from here; in an array or an archive there is no file, only its name."""
-        path = Path(self.record.data) / name
-        return str(path) if path.is_file() else name
-
     def evaluate(
         self,
         protocol: str,
@@ -476,55 +277,22 @@ class Run:
             RunError: `json` cannot be written.
         """
         from unlabeled import protocols
+        from unlabeled.report import comparison
 
-        protocols.options_of(protocol)  # complains of an unknown name before anything is read
-        if json and is_main():
-            require_writable(Path(json))
-        asked = protocols.request(self, protocol, data, labels, test, quick, options)
-        with asked.partial.told():
-            scores = protocols.score(self, protocol, asked, options)
-        asked.partial.finish()
-        scores |= self._labels_of(protocol, asked)
-        if is_main():
-            if json:
-                told = {"protocol": protocol, "published": protocols.published(protocol)}
-                write_json(Path(json), told | scores)
-            try:
-                by_labels = self.scores_by_labels
-                if "labels" in scores:
-                    is_training = resolved(str(asked.data)) == resolved(self.record.data)
-                    known = {"labels_of_training": asked.labels} if is_training else {}
-                    by_labels = by_labels | {f"{protocol}, labels {scores['labels']}": scores | known}
-                write_json(self.folder.scores, self.scores | {protocol: scores} | {BY_LABELS: by_labels})
-            except RunError as error:
-                # Runs may lie where nobody can write; the numbers are still worth having.
-                progress.say(f"Note: the report will not show these scores: {error}")
-        return scores
-
-    def _labels_of(self, protocol: str, asked: Request) -> dict[str, Any]:
-        """The name of the labels a score is by, and how many images have one; nothing for protocols without labels."""
-        if protocol in WITHOUT_LABELS:
-            return {}
-        try:
-            found = read_labels(self.record.source_of(asked.data), asked.labels)
-        except DataError:
-            return {}
-        if not found.notes and bool((found.ids >= 0).all()):
-            told = {}
-        else:
-            told = {"label_notes": found.sentences()}
-            for sentence in found.sentences():
-                progress.say(f"Note: {sentence}")
-        name = asked.labels if asked.labels == "folder" else Path(asked.labels).name
-        return {"labels": name, "classes": len(found.class_names), **told}
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """Where imported weights came from (kind, file, sha256 and so on); empty for a run that was trained."""
-        return self.folder.read_object(self.folder.imported) if self.folder.imported.is_file() else {}
+        return protocols.evaluate(
+            self,
+            protocol,
+            data,
+            labels=labels,
+            test=test,
+            json=json,
+            quick=quick,
+            known=comparison.protocols(),
+            **options,
+        )
 
     def export(self, format: str, out: str | Path, *, license: str = "other") -> Exported:
-        """Write the backbone for other programs; see `unlabeled.weights.export` and docs/weights.md.
+        """Write the backbone for other programs; see `unlabeled.weights.formats` and docs/weights.md.
 
         Args:
             format: `safetensors`, `torchvision`, `onnx`, `torch-export` or `hub`.
@@ -535,17 +303,18 @@ class Run:
             ConfigError: unknown format, wrong ending, or a network this format cannot hold.
             RunError: no checkpoint, or `out` cannot be written.
         """
-        from unlabeled.weights import export
+        from unlabeled.weights import formats
+        from unlabeled.weights.export import Exported, Trained
 
-        export.check(self.config, self.record, format, Path(out))
+        formats.check(self.config, self.record, format, Path(out))
         kind = (
             self.origin.get("kind")
             or f"{self.config.method}, {progress.counted(len(self.history), 'epoch')} on "
             f"{progress.counted(self.record.count, 'image')}"
         )
         # A network of its own on the CPU: exporters leave traces in what they trace.
-        trained = export.Trained(deepcopy(self.backbone).cpu().eval(), self.config, self.record, kind)
-        return export.export(trained, format, Path(out), license) if is_main() else export.Exported([], "")
+        trained = Trained(deepcopy(self.backbone).cpu().eval(), self.config, self.record, kind)
+        return formats.export(trained, format, Path(out), license) if is_main() else Exported([], "")
 
     def visualize(
         self, what: str, data: str | Path | None = None, *, out: str | Path | None = None, **options: Any
@@ -600,7 +369,6 @@ class Run:
             store = store or self.record.open(self.record.data)
             store.display = display_of(store, parse_channels(show_channels))
             self._keep(replace(self.record, display=asdict(store.display)))
-        progress.say("Writing the report: the map, the clusters, what the features hold.")
         return write(self, store or self.record.open(self.record.data), Path(out) if out else self.folder.report)
 
     def _remember(self, labels: str | None, metadata: str | Path | None) -> None:
@@ -647,7 +415,7 @@ class Run:
         """The `count` largest clusters with their most typical images, for a notebook. Raises ConfigError below 1."""
         from unlabeled.explorer.notebook import show_clusters
 
-        return show_clusters(self, count, images)
+        return show_clusters(self.answers, count, images)
 
     def show_neighbors(self, queries: Query | Sequence[Query], k: int = 8) -> Shown:
         """The k images most like each query, for a notebook: numbers of training images, or image files.
@@ -658,7 +426,7 @@ class Run:
         """
         from unlabeled.explorer.notebook import show_neighbors
 
-        return show_neighbors(self, queries, k)
+        return show_neighbors(self.answers, queries, k)
 
 
 def _unused(name: str, taken: Container[str]) -> str:

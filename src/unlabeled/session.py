@@ -38,9 +38,9 @@ from unlabeled.progress import stop_on_signals
 from unlabeled.protocols.monitor import Monitor, training_labels
 from unlabeled.recipes import configure, without_effect
 from unlabeled.recipes.sizing import clusters_for
-from unlabeled.run import Run
-from unlabeled.runs import cluster_history, index
-from unlabeled.runs.folder import RunFolder, environment, replacing, write_csv, write_json, write_text
+from unlabeled.report.collect import write as write_report
+from unlabeled.runs import index
+from unlabeled.runs.folder import RunFolder, environment
 from unlabeled.runs.images import (
     DataRecord,
     default_cache,
@@ -53,11 +53,13 @@ from unlabeled.runs.images import (
     same_on_every_rank,
 )
 from unlabeled.runs.journal import epochs
+from unlabeled.runs.opened import OpenedRun
 from unlabeled.runs.outputs import clustered, write_clusters
 from unlabeled.training.loop import Evaluator, train
 from unlabeled.training.plan import plan
 from unlabeled.weights.importing import read_weights, record_without_images
 from unlabeled.weights.importing import write as write_imported
+from unlabeled.writing import replacing, write_csv, write_json, write_text
 
 STABILITY_IMAGES = 20_000
 """Images up to which every run ends with a look at how stable its clusters are; beyond, it would take minutes."""
@@ -230,7 +232,7 @@ def announce(
     progress.say(parts.sentence())
     for note in _small(store, config, facts):
         progress.say(f"Note: {note}")
-    made = sum(cluster_history.is_made(config, epoch) for epoch in range(config.epochs))
+    made = sum(config.clusters_before(epoch) for epoch in range(config.epochs))
     if config.method == "deepcluster" and made == 1 and config.epochs > 1:
         progress.say(
             f"Note: clusters are made once, of the untrained network, because new ones come every {config.reassign_every:g} of "
@@ -294,7 +296,7 @@ def execute(
                 take_stock(run, method.backbone, loader, config, DataRecord.read(run).batch)
             kept = "training, features and clusters are kept, the report is not written yet"
             if report and is_main():
-                Run(run.path, device).report(store=store)
+                write_report(OpenedRun(run.path, device), store, run.report)
     except DivergedError as error:
         if is_main():
             write_json(run.failure, {"reason": diverged(error, config, run)})
@@ -430,7 +432,7 @@ def take_in(
     barrier()
     if store is None:
         return
-    opened = Run(run.path, device)
+    opened = OpenedRun(run.path, device)
     loader = make_loader(store, made.config, torch_device(device))
     again = "the weights are kept, the features of the images are not made yet; import again with `--if-exists replace`"
     try:
@@ -439,6 +441,6 @@ def take_in(
             take_stock(run, opened.backbone, loader, made.config)
             again = f"weights, features and clusters are kept; `unlabeled report {typed(run.path)}` writes the report"
             if is_main():
-                opened.report(store=store)
+                write_report(opened, store, run.report)
     except KeyboardInterrupt:
         raise Interrupted(f"Stopped; {again}.") from None

@@ -4,16 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from unlabeled.cluster.neighbors import nearest_neighbors, nearest_others
 from unlabeled.errors import DataError
 from unlabeled.evaluation import knn
-from unlabeled.evaluation.knn import (
-    KnnProtocol,
-    knn_accuracy,
-    nearest_neighbors,
-    nearest_others,
-    split,
-    weighted_knn,
-)
+from unlabeled.evaluation.knn import KnnProtocol, knn_accuracy, split, weighted_knn
 from unlabeled.randomness import generator
 
 
@@ -217,7 +211,7 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(whole.similarity, parts.similarity)
 
 
-@pytest.mark.parametrize("queries", [1, 7, knn.FEW])
+@pytest.mark.parametrize("queries", [1, 7, neighbors.FEW])
 def test_few_queries_are_searched_as_many_are(queries: int, monkeypatch: pytest.MonkeyPatch):
     random = torch.Generator().manual_seed(3)
     train = torch.randn(9000, 24, generator=random) * (0.1 + torch.rand(9000, 1, generator=random))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from unlabeled.evaluation.knn import KnnProtocol, nearest_neighbors, weighted_knn
+from unlabeled.cluster.neighbors import nearest_neighbors
+from unlabeled.evaluation.knn import KnnProtocol, weighted_knn
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

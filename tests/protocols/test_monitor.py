@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from runs import SMALL
-from unlabeled import metrics
+from unlabeled import diagnostics, metrics
 from unlabeled.config import Config
 from unlabeled.errors import DataError
 from unlabeled.evaluation.knn import knn_accuracy, split
@@ -18,7 +18,6 @@ from unlabeled.methods import build_method
 from unlabeled.models import build_backbone
 from unlabeled.protocols import monitor
 from unlabeled.protocols.monitor import Monitor
-from unlabeled.training import health
 
 COUNT, KINDS = 120, 4
 LABELS = torch.arange(COUNT) % KINDS
@@ -66,7 +65,7 @@ def test_a_look_at_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = looked(lambda index=None: features, True)
     assert numbers["knn"] == 1
     assert numbers["edge_ratio"] == pytest.approx(1, abs=0.05)
-    spread = health.feature_statistics(features)
+    spread = diagnostics.feature_statistics(features)
     assert {name: numbers[f"backbone_{name}"] for name in monitor.SPREAD} == {n: spread[n] for n in monitor.SPREAD}
     chance = looked(lambda index=None: rows(1000.0), True)["edge_ratio"]
     assert chance == pytest.approx(1 / KINDS, abs=0.08)

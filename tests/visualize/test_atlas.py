@@ -12,7 +12,7 @@ from PIL import Image
 
 from report_pages import made
 from unlabeled.errors import DataError
-from unlabeled.report import map
+from unlabeled.report import atlas as atlas_module
 from unlabeled.report.atlas import coarse, even_sample, repeats, to_json
 from unlabeled.report.facts import Colouring
 

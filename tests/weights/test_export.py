@@ -25,8 +25,9 @@ from unlabeled.errors import ConfigError, MissingExtraError, RunError
 from unlabeled.models import build_backbone
 from unlabeled.runs.images import DataRecord
 from unlabeled.weights import export as exporting
-from unlabeled.weights.export import FORMATS, check, export, unlike_torchvision
 from unlabeled.weights.export import Trained as Weights
+from unlabeled.weights.export import unlike_torchvision
+from unlabeled.weights.formats import FORMATS, check, export
 from unlabeled.weights.importing import describe
 
 EIGHT_BITS = {"low": [0.0], "high": [255.0], "share_clipped": 0.0}

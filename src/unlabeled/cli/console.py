@@ -26,8 +26,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from unlabeled import __version__
 from unlabeled.config import Device
+from unlabeled.version import __version__
 
 if TYPE_CHECKING:
     from unlabeled.run import Run

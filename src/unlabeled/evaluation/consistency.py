@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from unlabeled.cluster.neighbors import nearest_others
 from unlabeled.errors import DataError
-from unlabeled.evaluation.knn import nearest_others
 
 NEIGHBORS = 10
 

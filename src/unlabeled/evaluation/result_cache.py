@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from unlabeled.distributed import barrier, broadcast_object, is_main
-from unlabeled.runs.folder import replacing
+from unlabeled.writing import replacing
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Shapes: N images, n of them in the report.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,7 @@ from unlabeled.report.facts import Colouring
 from unlabeled.report.overview import colourings, kept_measurements, kept_positions, of_labels, of_metadata
 from unlabeled.report.page import printable
 from unlabeled.report.projection import LANDMARKS, project
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.runs.opened import OpenedRun
 
 NONE = 65_535
 """Stands for no category."""
@@ -33,7 +31,7 @@ NONE = 65_535
 class Places:
     """The map of one run. May be asked from several threads."""
 
-    def __init__(self, run: Run, pictures: Pictures) -> None:
+    def __init__(self, run: OpenedRun, pictures: Pictures) -> None:
         self._run, self._catalogue = run, run.catalogue
         self._pictures = pictures
         self._lock = threading.Lock()

@@ -10,14 +10,11 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from unlabeled.errors import ConfigError
+from unlabeled.explorer.queries import Answers
 from unlabeled.explorer.thumbnails import Picture, encode
 from unlabeled.report.page import printable
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
 
 Query = int | str | Path
 """The number of a training image, or an image file (or a folder of them)."""
@@ -58,56 +55,58 @@ class Tile:
     is_query: bool = False
 
 
-def show_clusters(run: Run, count: int, images: int) -> Shown:
+def show_clusters(answers: Answers, count: int, images: int) -> Shown:
     """See `Run.show_clusters`."""
     _require_positive(count=count, images=images)
-    answers = run.answers
+    run = answers.run
     rows: list[Row] = []
     for number in answers.order.clusters("size")[:count].tolist():
         members = answers.order.members(number)
         size, spread = len(members), float(answers.order.tightness[number])
         heading = f"Cluster {number}: {size:,} image{'s' if size != 1 else ''}, spread {spread:.2f}"
-        tiles = [_tile(run, index, "") for index in members[:images].tolist()]
+        tiles = [_tile(answers, index, "") for index in members[:images].tolist()]
         rows.append(Row(heading, tiles))
     return Shown(
         f"{len(rows):,} of {int((answers.order.sizes > 0).sum()):,} clusters of {printable(run.path.name)}", rows
     )
 
 
-def show_neighbors(run: Run, queries: Query | Sequence[Query], k: int) -> Shown:
+def show_neighbors(answers: Answers, queries: Query | Sequence[Query], k: int) -> Shown:
     """See `Run.show_neighbors`."""
     _require_positive(k=k)
     asked = [queries] if isinstance(queries, (str, Path)) or not isinstance(queries, Iterable) else list(queries)
     rows: list[Row] = []
     for query in asked:
-        rows += _of_file(run, query, k) if isinstance(query, (str, Path)) else [_of_index(run, int(query), k)]
-    return Shown(f"nearest neighbours in {printable(run.path.name)}", rows)
+        rows += _of_file(answers, query, k) if isinstance(query, (str, Path)) else [_of_index(answers, int(query), k)]
+    return Shown(f"nearest neighbours in {printable(answers.run.path.name)}", rows)
 
 
-def _of_index(run: Run, index: int, k: int) -> Row:
-    answers = run.answers
+def _of_index(answers: Answers, index: int, k: int) -> Row:
+    run = answers.run
     answers.require(index)
     found = answers.order.nearest(run.catalogue.features[index], k, without=index)
     return Row(
-        f"Image {index:,}: {printable(run.names[index])}", [_tile(run, index, "query", True), *_similar(run, found)]
+        f"Image {index:,}: {printable(run.names[index])}",
+        [_tile(answers, index, "query", True), *_similar(answers, found)],
     )
 
 
-def _of_file(run: Run, file: str | Path, k: int) -> list[Row]:
+def _of_file(answers: Answers, file: str | Path, k: int) -> list[Row]:
+    run = answers.run
     store = run.record.open(file, title="reading queries")
     rows: list[Row] = []
     for i, feature in enumerate(run.features_of(store)):
         query = Tile(printable(store.names[i]), "query", encode(store.shown(i)), is_query=True)
-        rows.append(Row(query.name, [query, *_similar(run, run.answers.order.nearest(feature, k))]))
+        rows.append(Row(query.name, [query, *_similar(answers, answers.order.nearest(feature, k))]))
     return rows
 
 
-def _similar(run: Run, found: list[tuple[int, float]]) -> list[Tile]:
-    return [_tile(run, index, f"{similarity:.3f}") for index, similarity in found]
+def _similar(answers: Answers, found: list[tuple[int, float]]) -> list[Tile]:
+    return [_tile(answers, index, f"{similarity:.3f}") for index, similarity in found]
 
 
-def _tile(run: Run, index: int, note: str, is_query: bool = False) -> Tile:
-    return Tile(printable(run.names[index]), note, run.answers.pictures.thumbnail(index), is_query)
+def _tile(answers: Answers, index: int, note: str, is_query: bool = False) -> Tile:
+    return Tile(printable(answers.run.names[index]), note, answers.pictures.thumbnail(index), is_query)
 
 
 def _require_positive(**values: int) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unlabeled.cluster.neighbors import nearest_neighbors, nearest_others
 from unlabeled.errors import DataError
-from unlabeled.evaluation.knn import nearest_neighbors, nearest_others
 from unlabeled.runs.index import Catalogue
 
 ClusterOrder = Literal["size", "tightness", "number"]

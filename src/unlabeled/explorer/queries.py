@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from unlabeled import __version__
 from unlabeled.data import tiff
 from unlabeled.data.decode import DECODER_ERRORS, decode, pillow_warnings_ignored
 from unlabeled.data.pixels import PIXEL_LIMIT, Undecodable, to_channels
@@ -27,10 +26,9 @@ from unlabeled.explorer.order import ClusterOrder, MemberOrder, Order
 from unlabeled.explorer.thumbnails import Picture, Pictures
 from unlabeled.progress import counted
 from unlabeled.report.page import printable
+from unlabeled.runs.opened import OpenedRun
 from unlabeled.training import health
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.version import __version__
 
 TYPICAL = 8
 """Members shown of a cluster in the list of all."""
@@ -84,9 +82,9 @@ class Upload(Source):
 class Answers:
     """A run, opened for looking at. May be asked from several threads."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: OpenedRun) -> None:
         """Raises RunError where the run has not finished, DataError where its images are gone."""
-        self._run = run
+        self.run = run
         self._catalogue = run.catalogue
         self._names = run.names
         self._unlike = self._catalogue.unlike()
@@ -101,7 +99,7 @@ class Answers:
 
     def report(self) -> Picture:
         """The report of the run as it lies there now. Raises NotThere where it has none, or one that cannot be read."""
-        path = self._run.folder.report
+        path = self.run.folder.report
         try:
             return Picture(path.read_bytes(), "text/html; charset=utf-8")
         except OSError:
@@ -109,7 +107,7 @@ class Answers:
 
     def about(self) -> dict[str, Any]:
         """The run in a few words and numbers."""
-        run = self._run
+        run = self.run
         return {
             "title": printable(run.path.resolve().name),
             "subtitle": f"{run.config.method} on {counted(len(self), 'image')} from {printable(Path(run.record.data).name)}",
@@ -182,12 +180,12 @@ class Answers:
         try:
             with self._network:
                 try:
-                    to_channels(decode(content, name), self._run.record.channels)
+                    to_channels(decode(content, name), self.run.record.channels)
                 except Undecodable as error:
                     raise DataError(f"this file cannot be searched for: {error.reason}.") from error
                 # No cache: the explorer writes nothing.
-                store = replace(self._run.record, cache=None).open(Upload(content, name), title="reading the query")
-                features = self._run.features_of(store)
+                store = replace(self.run.record, cache=None).open(Upload(content, name), title="reading the query")
+                features = self.run.features_of(store)
                 belongs = self._catalogue.assign(features)
         finally:
             store = None
@@ -202,7 +200,7 @@ class Answers:
     def warm_up(self) -> None:
         """Load the network, so that the first search does not wait for it; what is wrong with it a search will say."""
         with self._network, suppress(UnlabeledError):
-            self._run.backbone  # noqa: B018  (loaded when it is first asked for)
+            self.run.backbone  # noqa: B018  (loaded when it is first asked for)
 
     def require(self, index: int) -> None:
         """Raises NotThere unless `index` is that of an image."""

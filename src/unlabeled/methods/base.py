@@ -181,7 +181,7 @@ class OutputStatistics(nn.Module):
         self.sums += all_reduce_sum(torch.cat(columns, dim=1).sum(dim=0).double())
 
     def summary(self) -> dict[str, float]:
-        """The means by name; `feature_std` and `mean_cosine` of the outputs as in `health.feature_statistics`."""
+        """The means by name; `feature_std` and `mean_cosine` of the outputs as in `diagnostics.feature_statistics`."""
         sums = self.sums.cpu()
         count = float(sums[self.dims])
         if not count:

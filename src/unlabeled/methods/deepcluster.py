@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from unlabeled import losses, metrics
+from unlabeled import diagnostics, losses, metrics
 from unlabeled.config import Config
 from unlabeled.data import samplers
 from unlabeled.distributed import all_gather_rows, world_size
@@ -26,8 +26,6 @@ from unlabeled.methods.clustering import Clusterer
 from unlabeled.models import Backbone, LinearHead, linear_head
 from unlabeled.models.heads import answers, restrict, restricted_loss
 from unlabeled.randomness import generator, seed_from
-from unlabeled.runs import cluster_history
-from unlabeled.training import health
 
 STATISTICS = (
     *("num_clusters", "empty_clusters", "singletons", "largest_share", "size_entropy", "chance_loss", "nmi_previous"),
@@ -72,12 +70,12 @@ class DeepCluster(Method):
     @property
     def images_per_epoch(self) -> int:
         """All images or those of `subset`; with a `reassign_every` that is not whole so many times as many (spec O04)."""
-        share = self.config.reassign_every / cluster_history.period(self.config)
+        share = self.config.reassign_every / self.config.clustering_period
         return max(1, int(share * (self.config.subset or self.num_images)))
 
     def assignment(self, epoch: int) -> torch.Tensor | None:
         """`labels` [N], in epochs that begin with a clustering."""
-        return self.labels if cluster_history.is_made(self.config, epoch) else None
+        return self.labels if self.config.clusters_before(epoch) else None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take over what `state_dict` gave; the head becomes as wide as the stored one."""
@@ -91,19 +89,19 @@ class DeepCluster(Method):
 
         Not for a last, shorter stretch: a head that is given no time to learn teaches the network nothing.
         """
-        if not cluster_history.is_made(self.config, epoch):
+        if not self.config.clusters_before(epoch):
             self.predicted.zero_()
             return
         chosen = None if self.config.subset_mode == "mismatched" else self._subset(epoch)
         features = embed(chosen)
         some = all_gather_rows(features[:STATISTICS_ROWS])[:STATISTICS_ROWS]
-        numbers = health.feature_statistics(some)
+        numbers = diagnostics.feature_statistics(some)
         zeros = (features[:STATISTICS_ROWS] <= 0).double().mean().reshape(1)
         numbers["zeros_after_relu"] = float(all_gather_rows(zeros).mean())
         found = self.clusterer.cluster(features, seed_from(self.seed, "clustering", epoch))
         labels = torch.full_like(self.labels, -1)
         labels[slice(None) if chosen is None else chosen] = found.labels.to(labels.device)
-        numbers |= health.cluster_statistics(labels, found.num_clusters, self.labels if epoch else None)
+        numbers |= diagnostics.cluster_statistics(labels, found.num_clusters, self.labels if epoch else None)
         numbers |= found.numbers | {"labelled_share": float((labels >= 0).double().mean())}
         if self.config.loss_subset:
             numbers["chance_loss"] = min(numbers["chance_loss"], math.log(self.config.loss_subset))
@@ -186,7 +184,7 @@ class DeepCluster(Method):
         """The images that this epoch may show, rising int64 [m]; None where it may show all."""
         if not self.config.subset:
             return None
-        time = {"same": 0, "resampled": epoch - epoch % cluster_history.period(self.config), "mismatched": epoch}
+        time = {"same": 0, "resampled": epoch - epoch % self.config.clustering_period, "mismatched": epoch}
         random = generator(self.seed, "subset", time[self.config.subset_mode])
         return samplers.subset(self.num_images, self.config.subset, random)
 

@@ -21,7 +21,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from unlabeled import losses, progress
+from unlabeled import diagnostics, losses, progress
 from unlabeled.cluster.assignment import assign_batch, assign_free, assign_full
 from unlabeled.config import FULL_SCORES, Config
 from unlabeled.distributed import all_gather_rows, broadcast, rank, world_size
@@ -31,7 +31,6 @@ from unlabeled.models import Backbone
 from unlabeled.models.heads import l2_head
 from unlabeled.progress import counted
 from unlabeled.randomness import generator
-from unlabeled.training import health
 
 RESIDENT_BYTES = 2**32
 """Codes up to this size live where the network does; more stay in main memory, and only those of a batch travel."""
@@ -129,7 +128,7 @@ class NoiseAsTargets(Method):
         result = {"moved_share": float(self.moved) / self.num_rows, **self.statistics.summary()}
         if self.config.assignment == "free":
             ids = self.code_index % self.num_codes
-            result["code_share"] = health.cluster_statistics(ids, self.num_codes)["largest_share"]
+            result["code_share"] = diagnostics.cluster_statistics(ids, self.num_codes)["largest_share"]
         return result
 
     def spaces(self, features: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -32,9 +32,7 @@ from unlabeled.models import Backbone
 from unlabeled.protocols.driver import Request
 from unlabeled.protocols.voc import by_layers, notes_of, nothing_learned, tell
 from unlabeled.runs.images import default_cache
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.runs.opened import OpenedRun
 
 SIDE, VIEW = 600, 224
 """The papers' short side, and the views their networks were built for: others get a side in proportion, at least 128."""
@@ -49,7 +47,7 @@ SPLITS = {"val": ("train", "val"), "test": ("trainval", "test")}
 
 
 def voc_detection(
-    run: Run,
+    run: OpenedRun,
     asked: Request,
     *,
     detector: str = "fast",
@@ -114,7 +112,7 @@ def voc_detection(
 
 
 def settings(
-    run: Run,
+    run: OpenedRun,
     asked: Request,
     *,
     detector: str = "fast",
@@ -170,7 +168,7 @@ Opened = tuple[VocSplit, Pictures]
 
 
 def _opened(
-    run: Run, asked: Request, how: Detecting, names: tuple[str, str], proposals: Path | None
+    run: OpenedRun, asked: Request, how: Detecting, names: tuple[str, str], proposals: Path | None
 ) -> tuple[Opened, Opened]:
     learnt = read_voc(asked.data, names[0])
     tested = read_voc(asked.data, names[1], class_names=learnt.class_names)
@@ -201,7 +199,7 @@ def _evenly(images: Sequence[VocImage], most: int) -> list[VocImage]:
     return [images[i] for i in places.tolist()]
 
 
-def read_pixels(run: Run, image: VocImage) -> torch.Tensor:
+def read_pixels(run: OpenedRun, image: VocImage) -> torch.Tensor:
     """uint8 [C, h, w] of a picture as the run sees pictures.
 
     Raises:
@@ -215,7 +213,7 @@ def read_pixels(run: Run, image: VocImage) -> torch.Tensor:
 
 
 def _looked_through(
-    run: Run, split: VocSplit, images: Sequence[VocImage], asked: Request, *, compute: bool
+    run: OpenedRun, split: VocSplit, images: Sequence[VocImage], asked: Request, *, compute: bool
 ) -> tuple[list[torch.Tensor], list[bool]]:
     """Decode every picture once: proposals of each (none unless `compute`), and whether it can be used.
 
@@ -242,7 +240,7 @@ def _looked_through(
     return list(boxes.split(counts.clamp(min=0).tolist())), (counts >= 0).tolist()
 
 
-def _looked_at(run: Run, image: VocImage, *, compute: bool) -> tuple[torch.Tensor, int]:
+def _looked_at(run: OpenedRun, image: VocImage, *, compute: bool) -> tuple[torch.Tensor, int]:
     """Proposals of a picture and their number; -1 for a picture that cannot be used."""
     try:
         pixels = read_pixels(run, image)
@@ -254,7 +252,7 @@ def _looked_at(run: Run, image: VocImage, *, compute: bool) -> tuple[torch.Tenso
     return boxes, len(boxes)
 
 
-def _key(images: Sequence[VocImage], run: Run) -> str:
+def _key(images: Sequence[VocImage], run: OpenedRun) -> str:
     """Digest of the files, how their pixels are read, and how proposals are made."""
     method = (selective.SIDE, selective.SIZES, selective.LEAST, selective.LIMIT)
     files = [(image.name, *file_fingerprint(image.path)) for image in images]
@@ -263,7 +261,7 @@ def _key(images: Sequence[VocImage], run: Run) -> str:
     ).hexdigest()
 
 
-def _cache(run: Run, otherwise: Partial) -> Partial:
+def _cache(run: OpenedRun, otherwise: Partial) -> Partial:
     """A folder of the cache, or `otherwise` where nobody can write there."""
     cache = run.record.cache or default_cache()
     if cache is None:

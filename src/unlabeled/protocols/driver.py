@@ -9,14 +9,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unlabeled.errors import DataError
 from unlabeled.evaluation.result_cache import Partial
 from unlabeled.runs.images import NO_IMAGES
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.runs.opened import OpenedRun
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ _SEEN = (
 """Settings that say what the network makes of an image before it is trained, and how protocols draw."""
 
 
-def _start(run: Run) -> str:
+def _start(run: OpenedRun) -> str:
     """Digest of the network before its first step and of how protocols show it images."""
     record, found = run.record, blake2b(digest_size=8)
     seen = [getattr(run.config, name) for name in _SEEN]
@@ -70,7 +68,7 @@ def _start(run: Run) -> str:
 
 
 def request(
-    run: Run,
+    run: OpenedRun,
     protocol: str,
     data: str | Path | None,
     labels: str,

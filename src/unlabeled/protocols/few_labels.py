@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,9 +20,7 @@ from unlabeled.protocols.driver import Request
 from unlabeled.protocols.inputs import labelled_split
 from unlabeled.randomness import generator
 from unlabeled.runs.images import make_loader
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.runs.opened import OpenedRun
 
 QUICK_SHOTS, QUICK_FRACTIONS, QUICK_DRAWS = (1, 10), (0.01, 0.1), 3
 QUICK_BATCH, QUICK_STEPS, QUICK_VIEWS, QUICK_TEST = 32, 40, 1500, 300
@@ -35,7 +33,7 @@ Number = TypeVar("Number", int, float)
 
 
 def low_shot(
-    run: Run,
+    run: OpenedRun,
     asked: Request,
     *,
     shots: str | Sequence[int] | None = None,
@@ -69,7 +67,7 @@ def low_shot(
 
 
 def semi_supervised(
-    run: Run,
+    run: OpenedRun,
     asked: Request,
     *,
     fractions: str | Sequence[float] | None = None,
@@ -97,7 +95,9 @@ def semi_supervised(
     return {**dict(protocol.run()), **_facts(contest, count)}
 
 
-def _contest(run: Run, asked: Request, crops: CropCount | None, frozen: bool = False) -> tuple[Contest, FineTuning]:
+def _contest(
+    run: OpenedRun, asked: Request, crops: CropCount | None, frozen: bool = False
+) -> tuple[Contest, FineTuning]:
     """The trained network and the one it began as, the images, and what is the same in all trainings."""
     if crops not in (None, "one", "ten"):
         raise ConfigError(f"--crops of few labels is 'one' or 'ten', got '{crops}'.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,9 +19,7 @@ from unlabeled.features import embed
 from unlabeled.models import Backbone
 from unlabeled.protocols.driver import Request
 from unlabeled.runs.images import make_loader
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.runs.opened import OpenedRun
 
 QUICK_TRAIN, QUICK_TEST = 2000, 1000
 """Images to learn from and to be scored on that a quick call opens at most; one that looks at a single set, the first."""
@@ -45,7 +42,7 @@ class LabelledSplit:
     class_names: list[str]
     """Name of each class."""
 
-    def features(self, run: Run, backbone: Backbone, title: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(self, run: OpenedRun, backbone: Backbone, title: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of the rows to learn from and of those to be scored on, the same on every rank."""
         return self.parts([run.features_of(store, backbone, title) for store in self.stores])
 
@@ -61,7 +58,7 @@ class LabelledSplit:
         return take(rows[0], self.train), test
 
 
-def labelled_split(run: Run, asked: Request, most: int | None = None) -> LabelledSplit:
+def labelled_split(run: OpenedRun, asked: Request, most: int | None = None) -> LabelledSplit:
     """Open what a classification protocol needs: DATA with `--test`, or DATA with a fifth of every class held out.
 
     `most`: open so many to learn from at most, as a quick call does, and `QUICK_TEST` to be scored on, evenly from every
@@ -103,7 +100,7 @@ RAW_SIDE = 32
 
 
 def labelled(
-    run: Run, data: str | Path, spec: str, like: str | Path | None = None, most: int | None = None
+    run: OpenedRun, data: str | Path, spec: str, like: str | Path | None = None, most: int | None = None
 ) -> tuple[ImageStore, np.ndarray, list[str]]:
     """Open labelled images: the store, the label of each of its rows (int64 [N], -1 = none), and the class names.
 
@@ -145,7 +142,7 @@ def evenly_by_class(ids: np.ndarray, most: int) -> np.ndarray:
     return np.sort(evenly(by_class, most).numpy())
 
 
-def raw_pixels(run: Run, store: ImageStore, index: torch.Tensor) -> torch.Tensor:
+def raw_pixels(run: OpenedRun, store: ImageStore, index: torch.Tensor) -> torch.Tensor:
     """The central view of the images `index` [M] itself as a feature [M, C·h·w], at most 32 pixels a side, around the mean of
     the training images."""
     loader = make_loader(store, run.config, torch.device("cpu"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from unlabeled import metrics, progress
+from unlabeled import diagnostics, metrics, progress
 from unlabeled.config import Config
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import Source
@@ -15,14 +15,13 @@ from unlabeled.evaluation.knn import KnnProtocol, split
 from unlabeled.methods.base import Embed, Method
 from unlabeled.methods.clustering import fit_space
 from unlabeled.methods.deepcluster import DeepCluster
-from unlabeled.training import health
 
 EDGE_ROWS = 20_000
 """Images up to which the exact neighbour graph is made after an epoch: a few seconds; more take too long to be a habit."""
 SPREAD_ROWS = 4096
 """Rows whose spread is measured."""
 SPREAD = ("mean_cosine", "uniformity", "effective_rank", "dead_dims")
-"""What of `health.feature_statistics` is kept."""
+"""What of `diagnostics.feature_statistics` is kept."""
 
 
 def training_labels(source: Source, store: ImageStore, spec: str, *, say: bool = False) -> torch.Tensor:
@@ -62,7 +61,7 @@ class Monitor:
             suffix = "" if name == "backbone" else f"_{name}"
             numbers |= {f"knn{suffix}": found["knn_top1"], f"nearest{suffix}": found["nearest_top1"]}
         for name, space in spaces.items():
-            spread = health.feature_statistics(space[:SPREAD_ROWS])
+            spread = diagnostics.feature_statistics(space[:SPREAD_ROWS])
             numbers |= {f"{name}_{key}": spread[key] for key in SPREAD}
         if len(rows) <= EDGE_ROWS:
             numbers["edge_ratio"] = self.edge_ratio(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,9 +41,7 @@ from unlabeled.protocols.inputs import (
 )
 from unlabeled.protocols.probes import stage_votes
 from unlabeled.runs import checkpoint
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.runs.opened import OpenedRun
 
 SPACES = ("backbone", "output", "bank", "pca")
 """What kNN can compare."""
@@ -60,7 +58,7 @@ CLIQUE_IMAGES = 20_000
 
 
 def knn(
-    run: Run, asked: Request, *, neighbors: int = 20, space: str = "backbone", stages: str | None = None
+    run: OpenedRun, asked: Request, *, neighbors: int = 20, space: str = "backbone", stages: str | None = None
 ) -> dict[str, Any]:
     """Weighted kNN (Wu et al. 2018, section 3.4) on the trained and untrained network and on raw pixels.
 
@@ -113,7 +111,7 @@ def knn(
     return scores | {"stages": stage_votes(run, images, stages, voters)} if stages is not None else scores
 
 
-def bank_rows(run: Run, asked: Request, store: ImageStore) -> torch.Tensor:
+def bank_rows(run: OpenedRun, asked: Request, store: ImageStore) -> torch.Tensor:
     """The row of the memory bank of each opened image of DATA, int64 [M].
 
     Raises:
@@ -132,7 +130,7 @@ def bank_rows(run: Run, asked: Request, store: ImageStore) -> torch.Tensor:
 class Space:
     """From a backbone's features to the rows that are compared."""
 
-    def __init__(self, run: Run, name: str, method: Method | None = None) -> None:
+    def __init__(self, run: OpenedRun, name: str, method: Method | None = None) -> None:
         """Raises ConfigError where `method`, asked for its own space, has none of this name."""
         self.run, self.name, self.method = run, name, method
         if method and name not in (found := method.spaces(torch.zeros(2, method.backbone.feature_dim))):
@@ -158,7 +156,7 @@ class Space:
         return self.method.outputs(train), self.method.outputs(test)
 
 
-def nmi(run: Run, asked: Request) -> dict[str, Any]:
+def nmi(run: OpenedRun, asked: Request) -> dict[str, Any]:
     """Normalised mutual information of clusters and labels (DeepCluster section 4.1, geometric mean), with its baselines.
 
     NMI grows with the number of clusters whatever they are, so random clusters of the same sizes stand beside it. Keys:
@@ -189,7 +187,7 @@ def nmi(run: Run, asked: Request) -> dict[str, Any]:
     }
 
 
-def edge_ratio(run: Run, asked: Request, *, neighbors: int = EDGES) -> dict[str, Any]:
+def edge_ratio(run: OpenedRun, asked: Request, *, neighbors: int = EDGES) -> dict[str, Any]:
     """Share of nearest-neighbour edges inside a class (thesis section 4.1), trained and untrained, of clustered descriptors.
 
     Keys: `edge_ratio`, `edge_ratio_median`, `edge_ratio_chance`, `untrained`, `neighbors`, `images`, and `per_class`, the
@@ -216,7 +214,7 @@ def edge_ratio(run: Run, asked: Request, *, neighbors: int = EDGES) -> dict[str,
     }
 
 
-def cliques(run: Run, asked: Request, *, neighbors: int = CLIQUE_NEIGHBORS) -> dict[str, Any]:
+def cliques(run: OpenedRun, asked: Request, *, neighbors: int = CLIQUE_NEIGHBORS) -> dict[str, Any]:
     """Share of images in a maximal clique of the neighbour graph of at least so many (thesis section 4.1; spec A27).
 
     Labels are not needed. Keys: `in_clique_of_3` to `in_clique_of_6`, trained; `untrained_in_clique_of_3`; `largest`, images
@@ -250,13 +248,13 @@ def cliques(run: Run, asked: Request, *, neighbors: int = CLIQUE_NEIGHBORS) -> d
     }
 
 
-def whitened(run: Run, features: torch.Tensor) -> torch.Tensor:
+def whitened(run: OpenedRun, features: torch.Tensor) -> torch.Tensor:
     """Features [N, D] of images of the run as it prepares them for clustering."""
     config = run.config
     return fit_space(features, config, config.seed).apply(features, normalize_rows=config.normalize_rows)
 
 
-def described(run: Run, data: str | Path, store: ImageStore, backbone: Backbone, title: str) -> torch.Tensor:
+def described(run: OpenedRun, data: str | Path, store: ImageStore, backbone: Backbone, title: str) -> torch.Tensor:
     """Rows of the images of `store` as the run prepares features for clustering, in the space of its training images.
 
     A whitening of the images asked about would be another space: of 500 images it gave an edge ratio of .24 where the run's own
@@ -268,7 +266,7 @@ def described(run: Run, data: str | Path, store: ImageStore, backbone: Backbone,
 
 
 def _of_training(
-    run: Run, data: str | Path, store: ImageStore, backbone: Backbone, title: str, features: torch.Tensor
+    run: OpenedRun, data: str | Path, store: ImageStore, backbone: Backbone, title: str, features: torch.Tensor
 ) -> torch.Tensor:
     is_training = str(data) == run.record.data
     if is_training and len(store) == min(run.record.count, SPACE_IMAGES):
@@ -293,7 +291,7 @@ BANK = "method.memory.bank"
 HEAD = "method.head."
 
 
-def knn_bank(run: Run, asked: Request, *, neighbors: int = 200) -> dict[str, float]:
+def knn_bank(run: OpenedRun, asked: Request, *, neighbors: int = 200) -> dict[str, float]:
     """Weighted kNN (Wu et al. 2018, section 3.4) of `--test` images among the rows of the memory bank.
 
     DATA are the images the bank was trained on: only their names and labels are read, and row i belongs to image i in order of
@@ -344,7 +342,7 @@ def knn_bank(run: Run, asked: Request, *, neighbors: int = 200) -> dict[str, flo
     }
 
 
-def _memory(run: Run) -> tuple[torch.Tensor, torch.nn.Module]:
+def _memory(run: OpenedRun) -> tuple[torch.Tensor, torch.nn.Module]:
     """The bank [N, D] and the head that makes outputs comparable with its rows."""
     found = checkpoint.load(run.folder.checkpoints)
     tensors = found.tensors if found else {}

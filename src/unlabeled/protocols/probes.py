@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -23,9 +23,7 @@ from unlabeled.models import Backbone
 from unlabeled.protocols.driver import Request
 from unlabeled.protocols.inputs import QUICK_TRAIN, LabelledSplit, labelled_split
 from unlabeled.runs.images import make_loader
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.runs.opened import OpenedRun
 
 ProbeSpace = Literal["backbone", "output"]
 OUTPUT = "output"
@@ -72,7 +70,7 @@ class ProbeImages:
         """All training rows, those for choosing included, sorted."""
         return torch.cat([self.part.train, self.part.validation]).sort().values
 
-    def rows(self, run: Run, network: torch.nn.Module, title: str, cached: bool) -> FrozenRows:
+    def rows(self, run: OpenedRun, network: torch.nn.Module, title: str, cached: bool) -> FrozenRows:
         """What a classifier on `network` sees, rows of the central view computed when first needed."""
         part = self.part
         kept = self.training_rows if cached else part.validation
@@ -80,7 +78,7 @@ class ProbeImages:
         return FrozenRows(network, self.views, self.images.labels, part, central, cached, run.config.seed, title)
 
 
-def probe_images(run: Run, asked: Request, most: int | None) -> ProbeImages:
+def probe_images(run: OpenedRun, asked: Request, most: int | None) -> ProbeImages:
     """Open the images of a probe, at most `most` to learn from; a tenth of them is for choosing."""
     images, seed = labelled_split(run, asked, most), run.config.seed
     train = images.train
@@ -89,13 +87,13 @@ def probe_images(run: Run, asked: Request, most: int | None) -> ProbeImages:
     return ProbeImages(images, Part(train[kept], train[chosen]), images.test, row_views(run, images))
 
 
-def row_views(run: Run, images: LabelledSplit) -> RowViews:
+def row_views(run: OpenedRun, images: LabelledSplit) -> RowViews:
     """Views of the rows of these images, on the run's device."""
     device = next(run.backbone.parameters()).device
     return RowViews(tuple(make_loader(store, run.config, device) for store in images.stores))
 
 
-def stage_votes(run: Run, images: LabelledSplit, stages: str, voters: int) -> dict[str, dict[str, float]]:
+def stage_votes(run: OpenedRun, images: LabelledSplit, stages: str, voters: int) -> dict[str, dict[str, float]]:
     """kNN of every stage asked for, maps pooled as for the linear probes: `knn`, `nearest` (a single neighbor), `untrained`."""
     names, views = parse_stages(stages, run.backbone, output=True), row_views(run, images)
     labels = images.labels[images.train], images.labels[images.test]
@@ -118,7 +116,7 @@ def stage_votes(run: Run, images: LabelledSplit, stages: str, voters: int) -> di
 
 
 def linear(
-    run: Run,
+    run: OpenedRun,
     asked: Request,
     *,
     stages: str | None = None,
@@ -159,7 +157,7 @@ def linear(
 
 
 def mlp(
-    run: Run,
+    run: OpenedRun,
     asked: Request,
     *,
     form: Form = "nat",
@@ -203,7 +201,7 @@ def mlp(
 
 
 def svm(
-    run: Run, asked: Request, *, stages: str | None = None, folds: int = 1, space: ProbeSpace = "backbone"
+    run: OpenedRun, asked: Request, *, stages: str | None = None, folds: int = 1, space: ProbeSpace = "backbone"
 ) -> dict[str, Any]:
     """Linear SVM on every stage and on the feature (instance discrimination, tables 1 to 3), trained and untrained network.
 
@@ -233,7 +231,7 @@ def svm(
     return table_of(scores(run.backbone, "trained"), scores(run.untrained_backbone(), "untrained"), data)
 
 
-def _svm_on_output(run: Run, asked: Request, folds: int) -> dict[str, Any]:
+def _svm_on_output(run: OpenedRun, asked: Request, folds: int) -> dict[str, Any]:
     """The same of the outputs of the method's head, trained and untrained."""
     methods = {"trained": run.method, "untrained": run.untrained_method()}
     if OUTPUT not in methods["trained"].spaces(torch.zeros(2, run.backbone.feature_dim)):
@@ -291,7 +289,7 @@ def best_stage(scores: dict[str, dict[str, Any]]) -> str:
     return max(scores, key=lambda stage: scores[stage]["validation"])
 
 
-def stage_features(run: Run, backbone: Backbone, stages: Sequence[str]) -> StageFeatures:
+def stage_features(run: OpenedRun, backbone: Backbone, stages: Sequence[str]) -> StageFeatures:
     """Pooled maps of these stages in the run's precision."""
     device = next(backbone.parameters()).device
     dtype = resolve_precision(run.config.precision, device)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,9 +34,7 @@ from unlabeled.evaluation.retrieval import (
 from unlabeled.features import evaluation_mode
 from unlabeled.models import Backbone
 from unlabeled.protocols.driver import Request
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.runs.opened import OpenedRun
 
 SIDE = 1024
 """Larger side of an image, pixels, as in the papers."""
@@ -59,7 +57,7 @@ Crop = tuple[int, Box | None]
 
 
 def retrieval(
-    run: Run,
+    run: OpenedRun,
     asked: Request,
     *,
     ground_truth: str | Path | None = None,
@@ -212,7 +210,7 @@ def _fewer(queries: list[Query], source: Source) -> tuple[list[Query], Source]:
 class _Network:
     """Images through one network, one at a time, each in its own size, a part of them on every rank."""
 
-    run: Run
+    run: OpenedRun
     backbone: Backbone
     sizes: tuple[int, ...]
     """Larger sides an image is brought to, pixels."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -33,9 +33,7 @@ from unlabeled.evaluation.voc_classification import (
 from unlabeled.evaluation.voc_segmentation import SCORES as SEGMENTATION_SCORES
 from unlabeled.evaluation.voc_segmentation import Pixels, SegmentationTraining, VocSegmentationProtocol
 from unlabeled.protocols.driver import Request
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.runs.opened import OpenedRun
 
 SPLITS = {"val": ("train", "val"), "test": ("trainval", "test")}
 """What is trained on and what is scored, by the name of the choice."""
@@ -51,7 +49,7 @@ QUICK_BATCH, QUICK_LR = 4, 0.01
 
 
 def voc_classification(
-    run: Run,
+    run: OpenedRun,
     asked: Request,
     *,
     train: str = "fc",
@@ -118,7 +116,7 @@ def voc_classification(
 
 
 def voc_segmentation(
-    run: Run,
+    run: OpenedRun,
     asked: Request,
     *,
     train: str = "fc",
@@ -226,7 +224,7 @@ def _thinned(split: VocSplit, most: int | None) -> VocSplit:
     return replace(split, images=[split.images[i * count // most] for i in range(most)])
 
 
-def _opened(run: Run, split: VocSplit) -> tuple[ImageStore, torch.Tensor]:
+def _opened(run: OpenedRun, split: VocSplit) -> tuple[ImageStore, torch.Tensor]:
     """The pictures, large enough for the smallest view, and their labels [N, C]."""
     record = replace(run.record, store_size=max(run.record.store_size, least_side(run.backbone.image_size)))
     store = record.open(split.source(), title=f"reading {split.split}")
@@ -259,7 +257,7 @@ CLEARLY = 0.01
 
 
 def by_layers(
-    run: Run, protocol: str, train: str, split: str, scores: dict[str, Any], key: str, **settings: Any
+    run: OpenedRun, protocol: str, train: str, split: str, scores: dict[str, Any], key: str, **settings: Any
 ) -> dict[str, Any]:
     """`scores` with a table `layers`: by what was trained, "fc" or "all", the number under `key` and the untrained one.
 

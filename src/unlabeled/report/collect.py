@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from unlabeled import __version__, progress
+from unlabeled import progress
+from unlabeled.cluster.neighbors import nearest_others
 from unlabeled.config import Config
 from unlabeled.data.display import from_record
 from unlabeled.data.notes import Notes
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import alone
 from unlabeled.errors import RunError, typed
-from unlabeled.evaluation.knn import nearest_others
 from unlabeled.methods import method_class
 from unlabeled.randomness import numpy_generator
 from unlabeled.report.network_section import inside
@@ -26,10 +26,9 @@ from unlabeled.report.overview import overview
 from unlabeled.report.page import Cluster, Neighbours, ReportFacts, write_report
 from unlabeled.runs import cluster_history, journal
 from unlabeled.runs.index import Catalogue
+from unlabeled.runs.opened import OpenedRun
 from unlabeled.training import health
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.version import __version__
 
 CLUSTERS_SHOWN = 60
 PER_CLUSTER = 12
@@ -43,15 +42,16 @@ THUMBNAIL = 96
 """Pixels: what a thumbnail's long side is reduced to before it goes into a sprite."""
 
 
-def write(run: Run, store: ImageStore, path: Path) -> Path:
+def write(run: OpenedRun, store: ImageStore, path: Path) -> Path:
     """Write the report of a finished run to `path`; `store` holds its training images."""
+    progress.say("Writing the report: the map, the clusters, what the features hold.")
     # Only one rank gets here: what it calls must not wait for the others.
     with alone():
         write_report(path, facts(run, store))
     return path
 
 
-def facts(run: Run, store: ImageStore) -> ReportFacts:
+def facts(run: OpenedRun, store: ImageStore) -> ReportFacts:
     """Everything the report says, from the files of the run and the pixels of some images."""
     history, catalogue = journal.epochs(run.folder.journal), run.catalogue
     epochs = [record for record in history if record["epoch"] > 0]
@@ -94,7 +94,7 @@ def facts(run: Run, store: ImageStore) -> ReportFacts:
     )
 
 
-def _notes(run: Run) -> list[str]:
+def _notes(run: OpenedRun) -> list[str]:
     """What was left out, replaced or clipped while the images were read; runs of 0.1.0 have no such file."""
     if not run.folder.notes.is_file():
         return []
@@ -105,14 +105,14 @@ def _notes(run: Run) -> list[str]:
         return []
 
 
-def _consistency(run: Run) -> dict[str, float] | None:
+def _consistency(run: OpenedRun) -> dict[str, float] | None:
     if not run.folder.consistency.is_file():
         return None
     found = run.folder.read_object(run.folder.consistency, "trained", "untrained", "chance", "images")
     return {name: float(found[name]) for name in ("trained", "untrained", "chance", "images")}
 
 
-def run_facts(run: Run, store: ImageStore, epochs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def run_facts(run: OpenedRun, store: ImageStore, epochs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The facts of a run in sections."""
     config, environment = (
         run.config,
@@ -211,7 +211,7 @@ def most_alike(features: torch.Tensor, labels: torch.Tensor, sizes: torch.Tensor
     return [[j for j in row.tolist() if math.isfinite(cosine[i, j])] for i, row in enumerate(ordered)]
 
 
-def stability(run: Run, num_clusters: int) -> list[float | None]:
+def stability(run: OpenedRun, num_clusters: int) -> list[float | None]:
     """Stability of each cluster, where the run was small enough for it to be looked at; else nothing."""
     path = run.folder.stability
     if not path.is_file():
@@ -286,7 +286,7 @@ def place_of(path: Path) -> tuple[str, str]:
     return str(place), ""
 
 
-def commands(run: Run) -> list[tuple[str, str]]:
+def commands(run: OpenedRun) -> list[tuple[str, str]]:
     """Command lines to go on with."""
     place, note = place_of(run.path)
     name = typed(place)

@@ -11,20 +11,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from unlabeled import progress
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import open_source
 from unlabeled.distributed import broadcast_object, is_main
-from unlabeled.errors import ConfigError, DataError, UnlabeledError
+from unlabeled.errors import DataError, UnlabeledError
+from unlabeled.protocols import PROTOCOLS, Protocol, evaluate
 from unlabeled.protocols.driver import Request, one_untrained_network
 from unlabeled.protocols.table import PUBLISHED, Layout, needs_of
 from unlabeled.report.comparison_page import Comparison, Contender, LeftOut, Row, Score, markdown, page
-from unlabeled.runs.folder import require_writable, write_json, write_text
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.runs.opened import OpenedRun, named_runs
+from unlabeled.writing import require_writable, write_json, write_text
 
 Measured = dict[str, Any]
 """What is kept of a protocol: `scores` and `seconds`, or a `reason`."""
@@ -50,7 +49,7 @@ NO_SHARES = ("nmi",)
 
 
 def evaluate_all(
-    run: Run,
+    run: OpenedRun,
     asked: Request,
     *,
     compare: Path | str | Sequence[Path | str] | None = None,
@@ -99,9 +98,12 @@ def evaluate_all(
 
 def ordered() -> list[str]:
     """Names of the other protocols, cheap ones first."""
-    from unlabeled.protocols import PROTOCOLS
+    return sorted(PROTOCOLS, key=lambda name: (needs_of(name).cost, name))
 
-    return sorted((name for name in PROTOCOLS if name != "all"), key=lambda name: (needs_of(name).cost, name))
+
+def protocols() -> dict[str, Protocol]:
+    """Every protocol, and this table of all of them."""
+    return {**PROTOCOLS, "all": evaluate_all}
 
 
 def available(asked: Request, ground_truth: Path | str | None = None) -> dict[Layout, tuple[str | None, str | None]]:
@@ -152,27 +154,7 @@ def _no_classes(asked: Request, has_other_layout: bool) -> str | None:
     return None
 
 
-def named_runs(run: Run, compare: Path | str | Sequence[Path | str] | None) -> dict[str, Run]:
-    """This run and others by names of their own: the folder's, with the folder above it where two are called the same.
-
-    Raises:
-        ConfigError: a run is compared with itself.
-        RunError: `compare` names no run.
-    """
-    others = [compare] if isinstance(compare, (str, Path)) else list(compare or ())
-    runs = [run, *(run.another(path) for path in others)]
-    paths = [one.path.resolve() for one in runs]
-    for path in paths:
-        if paths.count(path) > 1:
-            raise ConfigError(f"{path} is compared with itself; give other runs to --compare.")
-    for parts in (1, 2):
-        names = ["/".join(path.parts[-parts:]) for path in paths]
-        if len(set(names)) == len(names):
-            return dict(zip(names, runs, strict=True))
-    return dict(zip(map(str, paths), runs, strict=True))
-
-
-def _measured(run: Run, asked: Request, protocol: str, name: str, options: Mapping[str, Any]) -> Measured:
+def _measured(run: OpenedRun, asked: Request, protocol: str, name: str, options: Mapping[str, Any]) -> Measured:
     known = asked.partial.read(name)
     if known is None:
         progress.say(f"evaluating {run.path.name}: {protocol}")
@@ -182,7 +164,7 @@ def _measured(run: Run, asked: Request, protocol: str, name: str, options: Mappi
     return known
 
 
-def _run(run: Run, asked: Request, protocol: str, options: Mapping[str, Any]) -> Measured:
+def _run(run: OpenedRun, asked: Request, protocol: str, options: Mapping[str, Any]) -> Measured:
     needs = needs_of(protocol)
     data, test = asked.data, asked.test
     if needs.one_set and test is not None:
@@ -193,14 +175,16 @@ def _run(run: Run, asked: Request, protocol: str, options: Mapping[str, Any]) ->
         options = {**options, "pca": run.record.data}
     begun = time.monotonic()
     try:
-        scores = run.evaluate(protocol, data, labels=asked.labels, test=test, quick=asked.quick, **options)
+        scores = evaluate(run, protocol, data, labels=asked.labels, test=test, quick=asked.quick, **options)
     except UnlabeledError as error:
         progress.say(f"{protocol} is left out: {error}")
         return {"reason": str(error)}
     return broadcast_object({"scores": scores, "seconds": time.monotonic() - begun})
 
 
-def _comparison(asked: Request, runs: Mapping[str, Run], scores: Mapping[str, Mapping[str, Measured]]) -> Comparison:
+def _comparison(
+    asked: Request, runs: Mapping[str, OpenedRun], scores: Mapping[str, Mapping[str, Measured]]
+) -> Comparison:
     rows: list[Row] = []
     left: list[LeftOut] = []
     for protocol in ordered():
@@ -227,7 +211,7 @@ def _comparison(asked: Request, runs: Mapping[str, Run], scores: Mapping[str, Ma
     )
 
 
-def _contender(name: str, run: Run) -> Contender:
+def _contender(name: str, run: OpenedRun) -> Contender:
     config = run.config
     return Contender(name, str(run.path), f"{config.method}, {config.backbone}", config.epochs, config.seed)
 

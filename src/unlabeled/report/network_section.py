@@ -8,13 +8,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unlabeled import __version__
 from unlabeled.data.labels import read_labels
 from unlabeled.data.store import ImageStore
 from unlabeled.device import resolve_precision
@@ -25,16 +24,15 @@ from unlabeled.models import Backbone
 from unlabeled.protocols.neighbors import whitened
 from unlabeled.report.atlas import even_sample
 from unlabeled.report.facts import Excited, Inside
-from unlabeled.runs.folder import write_json
 from unlabeled.runs.images import digest, make_loader
+from unlabeled.runs.opened import OpenedRun
+from unlabeled.version import __version__
 from unlabeled.visualize import charts, plots, thumbnails
 from unlabeled.visualize.activations import NONE, MeansAndFeature, TopImages, telling
 from unlabeled.visualize.network import first_filters
 from unlabeled.visualize.scores import clustered_rows, variance_shares
 from unlabeled.visualize.thumbnails import square, thumbnail
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.writing import write_json
 
 _TIMES = {"trained": "after training", "untrained": "before training"}
 _STEMS = {"sobel": "Sobel filters", "sobel_nat": "Sobel filters", "highpass": "high-pass filter"}
@@ -182,7 +180,7 @@ class _Seen:
     edge_chance: float
 
 
-def inside(run: Run, store: ImageStore, place: NDArray[np.int64]) -> Inside | None:
+def inside(run: OpenedRun, store: ImageStore, place: NDArray[np.int64]) -> Inside | None:
     """Look into the network of `run` with images of `store`, its training images; `place` [N] is where each is in the atlas.
 
     Both networks see the same images once: all, or an even sample of `looked_at`. What they saw is kept in RUN/inside.json
@@ -220,7 +218,11 @@ def inside(run: Run, store: ImageStore, place: NDArray[np.int64]) -> Inside | No
 
 
 def _look(
-    run: Run, networks: dict[str, Backbone], store: ImageStore, rows: NDArray[np.int64], target: torch.Tensor | None
+    run: OpenedRun,
+    networks: dict[str, Backbone],
+    store: ImageStore,
+    rows: NDArray[np.int64],
+    target: torch.Tensor | None,
 ) -> _Seen:
     """Show the images `rows` of the store to both networks; `target` [n] are their labels, where there are some."""
     trained, untrained = networks.values()
@@ -251,7 +253,7 @@ def _look(
 
 
 def _asked(
-    run: Run,
+    run: OpenedRun,
     networks: dict[str, Backbone],
     store: ImageStore,
     rows: NDArray[np.int64],
@@ -294,7 +296,7 @@ def excited(store: ImageStore, unit: int, images: NDArray[np.int64], place: NDAr
     )
 
 
-def labels(run: Run, store: ImageStore, rows: NDArray[np.int64]) -> torch.Tensor | None:
+def labels(run: OpenedRun, store: ImageStore, rows: NDArray[np.int64]) -> torch.Tensor | None:
     """Labels of the images `rows`, int64 [n], -1 for none; None where the run has none of two classes among them."""
     if run.record.labels is None or len(rows) < 2:
         return None
@@ -307,7 +309,7 @@ def labels(run: Run, store: ImageStore, rows: NDArray[np.int64]) -> torch.Tensor
 
 
 def class_ratios(
-    run: Run, target: torch.Tensor, features: dict[str, torch.Tensor]
+    run: OpenedRun, target: torch.Tensor, features: dict[str, torch.Tensor]
 ) -> tuple[dict[str, list[float]], float]:
     """Edge ratio of every class among images of these labels [n], by network, and chance."""
     found: dict[str, list[float]] = {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from unlabeled import progress
+from unlabeled.cluster.neighbors import nearest_others
 from unlabeled.config import Config
 from unlabeled.data.image_statistics import MEASURED, SECONDS_OF_A_DAY, Statistic, described, measure, of_files
 from unlabeled.data.labels import read_labels
@@ -30,16 +31,13 @@ from unlabeled.data.store import ImageStore
 from unlabeled.errors import DataError, RunError
 from unlabeled.evaluation import duplicates
 from unlabeled.evaluation.explain import BINS, Explanation, explain
-from unlabeled.evaluation.knn import nearest_others
 from unlabeled.report.atlas import coarse, even_sample, repeats
 from unlabeled.report.facts import Atlas, Colouring
 from unlabeled.report.projection import project
-from unlabeled.runs.folder import replacing, write_json
 from unlabeled.runs.images import DataRecord
+from unlabeled.runs.opened import OpenedRun
 from unlabeled.visualize.thumbnails import square
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.writing import replacing, write_json
 
 NEIGHBORS = 12
 SIDE = 48
@@ -64,7 +62,7 @@ class Overview:
     """[N] position of each image in the atlas, -1 for one that is not shown."""
 
 
-def overview(run: Run, store: ImageStore) -> Overview:
+def overview(run: OpenedRun, store: ImageStore) -> Overview:
     """Look at the images of `store`, the training images of `run`.
 
     The map is kept in RUN/projection.safetensors for the features it was made of, and what was measured of every image, also
@@ -217,7 +215,7 @@ def _images(store: ImageStore) -> str:
     return words.hexdigest()
 
 
-def of_labels(run: Run, source: Source, rows: NDArray[np.int64]) -> list[Colouring]:
+def of_labels(run: OpenedRun, source: Source, rows: NDArray[np.int64]) -> list[Colouring]:
     """The labels of the run, and those its training images were scored by, as colours; `rows` [n]: places in `source`, -1 for none.
 
     What cannot be read any more is left out: labels are optional, and the file may be gone.

@@ -24,9 +24,9 @@ import numpy as np
 from unlabeled.evaluation.standing import Standing, standing
 from unlabeled.report import atlas, network_section
 from unlabeled.report.facts import Atlas, Cluster, Colouring, Neighbours, ReportFacts, Value
-from unlabeled.runs.folder import replacing
 from unlabeled.visualize import charts, thumbnails
 from unlabeled.visualize.training_curves import epoch_table, loss_word, number, one_point, training_charts
+from unlabeled.writing import replacing
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from unlabeled.errors import RunError
-from unlabeled.runs.folder import make_readable
+from unlabeled.writing import make_readable
 
 SUFFIX = ".safetensors"
 FORMAT = "2"

@@ -17,15 +17,10 @@ import torch
 
 from unlabeled.config import Config
 from unlabeled.errors import RunError
-from unlabeled.runs.folder import replacing
+from unlabeled.writing import replacing
 
 LIMIT = 2**30
 """Bytes that all files of a run may take together; where all clusterings would take more, every k-th is kept."""
-
-
-def period(config: Config) -> int:
-    """Epochs between two clusterings: `reassign_every` where that is whole, else 1, and the epochs are of that length."""
-    return int(config.reassign_every) if config.reassign_every.is_integer() else 1
 
 
 def every(config: Config, num_images: int) -> int:
@@ -36,19 +31,13 @@ def every(config: Config, num_images: int) -> int:
     """
     found = config.method == "deepcluster" and config.clustering in ("pic", "cliques")
     width = smallest_type(num_images if found else config.num_clusters).itemsize
-    clusterings = -(-max(config.epochs, 1) // period(config))
+    clusterings = -(-max(config.epochs, 1) // config.clustering_period)
     return max(1, -(-clusterings * num_images * width // LIMIT))
 
 
 def is_kept(config: Config, num_images: int, epoch: int) -> bool:
     """Whether the clustering before `epoch` (from 0) is one of those kept."""
-    return (epoch // period(config)) % every(config, num_images) == 0
-
-
-def is_made(config: Config, epoch: int) -> bool:
-    """Whether `epoch` (from 0) of a DeepCluster run begins with a clustering: not a last stretch shorter than the others."""
-    between = period(config)
-    return epoch % between == 0 and (epoch == 0 or epoch + between <= config.epochs)
+    return (epoch // config.clustering_period) % every(config, num_images) == 0
 
 
 def smallest_type(num_clusters: int) -> np.dtype[np.signedinteger]:
@@ -86,7 +75,7 @@ def rewritten(config: Config, folder: Path, num_images: int, numbers: Sequence[i
         return None
     # What was kept is surer than the settings: a run that was trained on for more epochs skipped one where it once ended.
     kept = epochs(folder) if every(config, num_images) == 1 else []
-    return kept or [number for number in numbers if is_made(config, number - 1)]
+    return kept or [number for number in numbers if config.clusters_before(number - 1)]
 
 
 def read(folder: Path, epoch: int) -> torch.Tensor:

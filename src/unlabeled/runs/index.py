@@ -23,6 +23,7 @@ from unlabeled.cluster.batches import LEAST_IMAGES, BatchCorrection
 from unlabeled.cluster.batches import fit as fit_batches
 from unlabeled.cluster.kmeans import assign, kmeans
 from unlabeled.cluster.merge_tree import MergeTree, merge_tree
+from unlabeled.cluster.neighbors import nearest_neighbors
 from unlabeled.cluster.novelty import FALSE_ALARM_RATE, Novelty
 from unlabeled.cluster.novelty import fit as fit_novelty
 from unlabeled.cluster.whitening import Whitening, unchanged
@@ -32,10 +33,9 @@ from unlabeled.data.sources import Source
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import all_gather_rows, shard, world_size
 from unlabeled.errors import DataError, RunError, typed
-from unlabeled.evaluation.knn import nearest_neighbors
 from unlabeled.features import allocate
 from unlabeled.randomness import seed_from
-from unlabeled.runs.folder import replacing
+from unlabeled.writing import replacing
 
 ROWS_AT_ONCE = 4096
 """Features scaled to length one at once."""
@@ -117,6 +117,14 @@ class Catalogue:
         labels, squared = assign(rows, self.centroids)
         labels = labels if self.groups is None else self.groups[labels]
         return Assignment(labels, squared.clamp(min=0).sqrt(), self.novelty.score(unit))
+
+    def assign_images(self, features: torch.Tensor, source: Source, store: ImageStore, batch: str | None) -> Assignment:
+        """The same of features [M, D] of opened images, whose batches stand where `batch` says (see `batch_of`)."""
+        if not batch or self.batches is None:
+            return self.assign(features)
+        given = batch_of(source, store, batch)
+        known = replace(self, batches=self.batches.extended(normalize(features, dim=1), given))
+        return known.assign(features, given)
 
     def nearest(
         self, features: torch.Tensor, k: int, batch: Sequence[str] | None = None

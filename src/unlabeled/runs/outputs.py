@@ -20,7 +20,7 @@ from unlabeled.data.source import MARK
 from unlabeled.data.sources import Source, split_key
 from unlabeled.distributed import is_main
 from unlabeled.errors import DataError, MissingExtraError, RunError
-from unlabeled.runs.folder import csv_text, replacing, require_writable, write_csv, write_json, write_text
+from unlabeled.writing import csv_text, replacing, require_writable, write_csv, write_json, write_text
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,11 @@ from unlabeled.methods.base import Embed, Method
 from unlabeled.progress import Stop
 from unlabeled.randomness import seed_from
 from unlabeled.runs import checkpoint, cluster_history
-from unlabeled.runs.folder import RunFolder, write_text
+from unlabeled.runs.folder import RunFolder
 from unlabeled.runs.journal import Journal
 from unlabeled.training import health
 from unlabeled.training.optim import Optimizer, learning_rate
+from unlabeled.writing import write_text
 
 Evaluator = Callable[[Embed, bool], Mapping[str, float]]
 """Yields named numbers for the journal, called on every rank after every epoch with a way to features of the training

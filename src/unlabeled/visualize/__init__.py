@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unlabeled.distributed import is_main
 from unlabeled.errors import ConfigError, unknown_name
-from unlabeled.runs.folder import replacing, require_writable
+from unlabeled.runs.opened import OpenedRun
 from unlabeled.visualize import classes, neighbors, network, scores, sweep, training_curves
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.writing import replacing, require_writable
 
 PICTURES: dict[str, Callable[..., Mapping[str, bytes | str]]] = {
     "activations": network.activations,
@@ -52,7 +50,7 @@ def options_of(what: str) -> tuple[bool, list[str]]:
 
 
 def draw(
-    run: Run, what: str, data: str | Path | None, out: str | Path | None, options: Mapping[str, Any]
+    run: OpenedRun, what: str, data: str | Path | None, out: str | Path | None, options: Mapping[str, Any]
 ) -> list[Path]:
     """Make a picture and write its files to `out`, RUN/pictures where not given; returns where they are.
 

@@ -5,28 +5,25 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unlabeled.cluster.neighbors import nearest_others
 from unlabeled.data.labels import Labels, read_labels
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation.edge_ratio import NEIGHBORS, EdgeRatioProtocol
-from unlabeled.evaluation.knn import nearest_others
 from unlabeled.protocols.inputs import labelled
 from unlabeled.protocols.neighbors import described
-from unlabeled.runs.folder import csv_text
+from unlabeled.runs.opened import OpenedRun
 from unlabeled.visualize import plots
 from unlabeled.visualize.neighbors import drawn
 from unlabeled.visualize.plots import Panel, figure
 from unlabeled.visualize.sheets import square
 from unlabeled.visualize.thumbnails import at_least_one, thumbnail
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.writing import csv_text
 
 CLASSES_SHOWN = 24
 OTHERS_SHOWN = 5
@@ -35,7 +32,7 @@ LEAST_SHOWN = 0.0005
 
 
 def edge_ratio(
-    run: Run, data: str | Path | None = None, *, labels: str = "folder", neighbors: int = NEIGHBORS
+    run: OpenedRun, data: str | Path | None = None, *, labels: str = "folder", neighbors: int = NEIGHBORS
 ) -> dict[str, bytes | str]:
     """Box plot over classes of the share of neighbour edges inside the class (V08), trained and untrained."""
     at_least_one(neighbors=neighbors)
@@ -69,7 +66,7 @@ def edge_ratio(
 
 
 def confusions(
-    run: Run, data: str | Path | None = None, *, labels: str = "folder", neighbors: int = 20
+    run: OpenedRun, data: str | Path | None = None, *, labels: str = "folder", neighbors: int = 20
 ) -> dict[str, bytes | str]:
     """The classes whose images lie closest to each class (V09, A29): their shares of the weighted votes of neighbours."""
     at_least_one(neighbors=neighbors)
@@ -131,7 +128,7 @@ SIDE = 96
 
 
 def softmax(
-    run: Run,
+    run: OpenedRun,
     data: str | Path | None = None,
     *,
     queries: int = 8,
@@ -187,7 +184,7 @@ def softmax(
     }
 
 
-def class_names(run: Run) -> list[str]:
+def class_names(run: OpenedRun) -> list[str]:
     """The names of the classes of the training, in the order of the head's outputs.
 
     Raises:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unlabeled.cluster.neighbors import nearest_others
 from unlabeled.data.labels import read_labels
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import DataError
-from unlabeled.evaluation.knn import nearest_others
 from unlabeled.progress import counted
 from unlabeled.randomness import generator
-from unlabeled.runs.folder import csv_text
+from unlabeled.runs.opened import OpenedRun
 from unlabeled.visualize.sheets import BAD, GOOD, Row, Section, Tile, grid, sheet
 from unlabeled.visualize.thumbnails import at_least_one, choice, opened, thumbnail
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.writing import csv_text
 
 CANDIDATES = 1000
 """Images among which the best and worst queries are looked for."""
@@ -37,7 +35,7 @@ class Found:
 
 
 def neighbors(
-    run: Run,
+    run: OpenedRun,
     data: str | Path | None = None,
     *,
     queries: int = 8,
@@ -183,19 +181,23 @@ def by_share(found: Found, rows: torch.Tensor, ids: NDArray[np.int64]) -> torch.
 
 
 def clusters(
-    run: Run, data: str | Path | None = None, *, clusters: int = 20, per_cluster: int = 48
+    run: OpenedRun, data: str | Path | None = None, *, clusters: int = 20, per_cluster: int = 48
 ) -> dict[str, bytes | str]:
     """Contact sheets of the largest clusters, typical images first, and one sheet with a row for each of them."""
     at_least_one(clusters=clusters, per_cluster=per_cluster)
     store = opened(run, data)
-    found = run.cluster(data)
-    if [row.path for row in found] != store.names:
+    index = run.catalogue
+    if data is None and run.names != store.names:
         raise DataError(
             f"the images of {run.record.data} are no longer those of the training; give DATA to draw the clusters of these."
         )
+    labels, distances = index.clusters, index.distances
+    if data is not None:
+        found = index.assign_images(run.features_of(store), store.source, store, run.record.batch)
+        labels, distances = found.cluster, found.distance
     members: dict[int, list[tuple[float, int]]] = {}
-    for i, row in enumerate(found):
-        members.setdefault(row.cluster, []).append((row.distance, i))
+    for i, (label, distance) in enumerate(zip(labels.tolist(), distances.tolist(), strict=True)):
+        members.setdefault(label, []).append((distance, i))
     order = sorted(members, key=lambda number: (-len(members[number]), number))
     rows: list[Row] = []
     files: dict[str, bytes | str] = {"clusters.png": b""}
@@ -207,7 +209,7 @@ def clusters(
         files[f"clusters/cluster-{number:04d}.png"] = sheet(
             f"Cluster {number}", note, [Section("", grid(tiles, 8))], side=96
         )
-    note = f"The {len(rows)} largest of {len(order)} clusters of {len(found):,} images, the most typical images first."
+    note = f"The {len(rows)} largest of {len(order)} clusters of {len(labels):,} images, the most typical images first."
     files["clusters.png"] = sheet("Clusters", note, [Section("", rows)], side=72)
     table = [
         (number, len(images), f"{sum(d for d, _ in images) / len(images):.6g}", store.names[min(images)[1]])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,16 +23,13 @@ from unlabeled.errors import ConfigError, unknown_name
 from unlabeled.evaluation.result_cache import Partial
 from unlabeled.models import Backbone
 from unlabeled.models.stem import HighPass, Rgb, Sobel
-from unlabeled.report.comparison import named_runs
-from unlabeled.runs.folder import csv_text
 from unlabeled.runs.images import make_loader
+from unlabeled.runs.opened import OpenedRun, named_runs
 from unlabeled.visualize import ascent as climbing
 from unlabeled.visualize.activations import NONE, top_images
 from unlabeled.visualize.sheets import Row, Section, Tile, grid, sheet
 from unlabeled.visualize.thumbnails import at_least_one, channels_last, opened, parse_units, thumbnail
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.writing import csv_text
 
 LEARNING_RATE = 30.0
 """Ten times that of the released code, as its authors advise for the last layers: with 3, the noise is still there after
@@ -42,7 +38,7 @@ FILTER_SIDE = 44
 """Pixels of a filter's tile at least, in whole multiples of the filter's own."""
 
 
-def filters(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
+def filters(run: OpenedRun, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
     """First-layer filters of the trained and of the untrained network (V01); behind Sobel, composed with it.
 
     `compare`: other runs whose trained filters are shown below, for example a supervised one (Noise As Targets, figure 4).
@@ -98,7 +94,7 @@ def _lengths(trained: Filters, untrained: Filters) -> list[tuple[object, ...]]:
 
 
 def ascent(
-    run: Run,
+    run: OpenedRun,
     *,
     stage: str | None = None,
     units: str | None = None,
@@ -190,7 +186,7 @@ def _advance(update: progress.Update, before: int, step: int) -> None:
     update(before + step, "")
 
 
-def _parts(run: Run, *asked: object) -> Partial:
+def _parts(run: OpenedRun, *asked: object) -> Partial:
     # The weights belong to the question: a run that went on training is drawn anew.
     weights = [file.name for file in sorted(run.folder.checkpoints.glob("*.safetensors"))]
     name = f"ascent-{blake2b(repr((asked, weights)).encode(), digest_size=4).hexdigest()}"
@@ -198,7 +194,7 @@ def _parts(run: Run, *asked: object) -> Partial:
 
 
 def activations(
-    run: Run, data: str | Path | None = None, *, stage: str | None = None, units: str | None = None
+    run: OpenedRun, data: str | Path | None = None, *, stage: str | None = None, units: str | None = None
 ) -> dict[str, bytes | str]:
     """The nine images that excite each filter of a stage most (V04), from any number of images in one pass."""
     stage = stage_of(run.backbone, stage)

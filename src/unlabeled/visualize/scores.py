@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from unlabeled import diagnostics
 from unlabeled.cluster import whitening
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError, RunError, typed
-from unlabeled.runs.folder import csv_text
-from unlabeled.training import health
+from unlabeled.runs.opened import OpenedRun
 from unlabeled.visualize import plots
 from unlabeled.visualize.charts import Line, svg
 from unlabeled.visualize.plots import Panel, Series, figure
 from unlabeled.visualize.thumbnails import json_text, opened
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.writing import csv_text
 
 DIMS = 256
 """Directions of the spectrum, those that the papers keep."""
@@ -35,7 +33,7 @@ def value(record: Mapping[str, Any], key: str) -> float | None:
     return float(found)
 
 
-def spectrum(run: Run, data: str | Path | None = None) -> dict[str, bytes | str]:
+def spectrum(run: OpenedRun, data: str | Path | None = None) -> dict[str, bytes | str]:
     """Share of the variance in the first k principal directions, trained and untrained (A08), and the spread (A28)."""
     store = opened(run, data)
     found: dict[str, list[float]] = {}
@@ -43,7 +41,7 @@ def spectrum(run: Run, data: str | Path | None = None) -> dict[str, bytes | str]
     for name, backbone in (("trained", run.backbone), ("untrained", run.untrained_backbone())):
         rows = clustered_rows(run.config, run.features_of(store, backbone, name))
         found[name] = variance_shares(run.config, rows)
-        spread[name] = health.feature_statistics(rows[:: max(1, len(rows) // SPREAD_ROWS)])
+        spread[name] = diagnostics.feature_statistics(rows[:: max(1, len(rows) // SPREAD_ROWS)])
     longest = max(map(len, found.values()))
     lines = [Line(name, [float(i + 1) for i in range(len(shares))], list(shares)) for name, shares in found.items()]
     first = " and ".join(f"{100 * shares[0]:.0f} % ({name})" for name, shares in found.items())
@@ -88,7 +86,7 @@ _TABLES = {
 _BEFORE = ("untrained", "scratch")
 
 
-def scores(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
+def scores(run: OpenedRun, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
     """What `evaluate` found so far (V07, A25): accuracy by number of labels and by stage, trained and untrained.
 
     `compare`: other runs, for example a supervised one, whose scores of the same protocols are drawn too.
@@ -193,7 +191,7 @@ STAGES = {
 }
 
 
-def gain(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
+def gain(run: OpenedRun, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
     """What training the whole network adds to training its last layers alone (A26), trained and untrained.
 
     From the scores of the VOC protocols evaluated once with `--train fc` and once with `--train all`; `compare`: other runs.
@@ -236,7 +234,7 @@ def gain(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str, 
     }
 
 
-def gap(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
+def gap(run: OpenedRun, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
     """How many points each stage of this run is behind that of other runs, for example a supervised one (A25).
 
     From the scores by stage of `linear`, `svm` and `knn`, which both runs must have.
@@ -285,12 +283,12 @@ def gap(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str, b
     }
 
 
-def _facts(run: Run, protocol: str) -> set[tuple[Any, ...]]:
+def _facts(run: OpenedRun, protocol: str) -> set[tuple[Any, ...]]:
     rows = run.scores.get(protocol, {}).get("layers", {})
     return {(row.get("split"), row.get("train_images"), row.get("test_images")) for row in rows.values()}
 
 
-def _by_stage(run: Run, protocol: str) -> dict[str, float]:
+def _by_stage(run: OpenedRun, protocol: str) -> dict[str, float]:
     rows = run.scores.get(protocol, {}).get("stages", {})
     if not isinstance(rows, Mapping) or not rows:
         return {}

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError, RunError, unknown_name
-from unlabeled.report.comparison import named_runs
-from unlabeled.runs.folder import csv_text
+from unlabeled.runs.opened import OpenedRun, named_runs
 from unlabeled.visualize import plots
 from unlabeled.visualize.plots import Panel, Series, figure
 from unlabeled.visualize.scores import value
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.writing import csv_text
 
 IMAGES, EPOCH = "images", "epoch"
 """What is no setting: how many images were trained on, and how many epochs are over, as of the snapshots of one run."""
@@ -27,7 +24,7 @@ _SHARES = {"nmi_previous", "nmi_labels", "nmi"}
 
 
 def sweep(
-    run: Run,
+    run: OpenedRun,
     *,
     compare: Sequence[str | Path] | None = None,
     against: str = "num_clusters",
@@ -82,7 +79,7 @@ def words(against: str) -> str:
     return "number of training images" if against == IMAGES else against.replace("_", " ")
 
 
-def setting(run: Run, against: str) -> Any:
+def setting(run: OpenedRun, against: str) -> Any:
     """The value of a setting: a number as it is, anything else as text."""
     if against == EPOCH:
         return max((record["epoch"] for record in run.history), default=0)
@@ -91,13 +88,13 @@ def setting(run: Run, against: str) -> Any:
     return found if is_number else str(found)
 
 
-def differing(runs: Sequence[Run]) -> str:
+def differing(runs: Sequence[OpenedRun]) -> str:
     """A clause that names the settings in which these runs differ; empty where they do not."""
     names = [name for name in (*Config.model_fields, IMAGES, EPOCH) if len({setting(one, name) for one in runs}) > 1]
     return f" (these differ in {', '.join(names)})" if names else ""
 
 
-def found_scores(runs: Mapping[str, Run], score: str) -> tuple[dict[str, float], dict[str, float], str]:
+def found_scores(runs: Mapping[str, OpenedRun], score: str) -> tuple[dict[str, float], dict[str, float], str]:
     """The score of every run, that of its untrained network where all have one, and where they stand, in words.
 
     Raises:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +17,13 @@ from PIL import Image, features
 
 from unlabeled.data.store import ImageStore
 from unlabeled.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+from unlabeled.runs.opened import OpenedRun
 
 UNITS_SHOWN = 25
 """Filters of a stage that are drawn unless others are asked for."""
 
 
-def opened(run: Run, data: str | Path | None) -> ImageStore:
+def opened(run: OpenedRun, data: str | Path | None) -> ImageStore:
     """The images given, or those of the training."""
     return run.record.open(data or run.record.data)
 

@@ -5,23 +5,44 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from unlabeled.errors import RunError, typed
 from unlabeled.methods.deepcluster import STATISTICS
 from unlabeled.progress import counted
-from unlabeled.report.comparison import named_runs
-from unlabeled.report.facts import ReportFacts
 from unlabeled.runs import cluster_history
-from unlabeled.runs.folder import csv_text
+from unlabeled.runs.opened import OpenedRun, named_runs
 from unlabeled.visualize import charts as drawing
 from unlabeled.visualize import plots
 from unlabeled.visualize.charts import Level, Line, svg
 from unlabeled.visualize.plots import Panel, figure
 from unlabeled.visualize.scores import value
+from unlabeled.writing import csv_text
 
-if TYPE_CHECKING:
-    from unlabeled.run import Run
+
+class Recorded(Protocol):
+    """What the charts of a training are drawn from."""
+
+    @property
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """Records of `metrics.jsonl`."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """Name of the method, empty if not known."""
+        ...
+
+    @property
+    def rewritten(self) -> Sequence[int] | None:
+        """Epochs, from 1, that began with a clustering or a matching; None if not known."""
+        ...
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """Fractions by network, the run's own last."""
+        ...
+
 
 WIDE = 520
 """Pixels of a chart with the names of runs beside it."""
@@ -84,7 +105,7 @@ _CONSTANT = {"lr", "num_clusters", "labelled_share", "empty_clusters", "singleto
 """Of these a chart that never moves says nothing."""
 
 
-def curves(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
+def curves(run: OpenedRun, *, compare: Sequence[str | Path] | None = None) -> dict[str, bytes | str]:
     """Every number of the journal, epoch by epoch (V05), and the kNN accuracy against the loss (A20).
 
     `compare`: other runs, drawn into the same charts (A02, A09 to A11 and so on are such overlays).
@@ -116,7 +137,7 @@ def curves(run: Run, *, compare: Sequence[str | Path] | None = None) -> dict[str
 
 
 def _overlay(
-    run: Run, panels: Sequence[Panel], journals: Mapping[str, Sequence[Mapping[str, Any]]], order: Sequence[str]
+    run: OpenedRun, panels: Sequence[Panel], journals: Mapping[str, Sequence[Mapping[str, Any]]], order: Sequence[str]
 ) -> dict[str, bytes | str]:
     """The files of several runs, of their own names: a picture of the run alone stays."""
     title = f"Training of {run.path.resolve().name} and {len(journals) - 1} more"
@@ -131,7 +152,7 @@ def _overlay(
     }
 
 
-def _journal(run: Run) -> list[Mapping[str, Any]]:
+def _journal(run: OpenedRun) -> list[Mapping[str, Any]]:
     """What the run recorded of its epochs; a number of a clustering in the epoch that began with it, as in the report."""
     numbers = [record["epoch"] for record in run.history]
     made = cluster_history.rewritten(run.config, run.folder.assignments, run.record.count, numbers)
@@ -286,7 +307,7 @@ def loss_word(method: str) -> str:
     return _LOSS_WORDS.get(method, "How wrong the network is about its targets. Lower is better.")
 
 
-def one_point(facts: ReportFacts) -> str:
+def one_point(facts: Recorded) -> str:
     """What a point of the charts stands for."""
     text = "One point per epoch, a round through the images"
     is_sparse = facts.rewritten is not None and len(facts.rewritten) < len(facts.history)
@@ -295,7 +316,7 @@ def one_point(facts: ReportFacts) -> str:
     return f"{text}."
 
 
-def training_charts(facts: ReportFacts) -> list[tuple[str, str, str]]:
+def training_charts(facts: Recorded) -> list[tuple[str, str, str]]:
     """(question, how to read it, picture) for every number that was recorded at least once."""
     charts: list[tuple[str, str, str]] = []
     history = once(facts.history, facts.method, facts.rewritten)
@@ -365,7 +386,7 @@ _COLUMNS = {
 }
 
 
-def epoch_table(facts: ReportFacts) -> tuple[list[str], list[list[str]]]:
+def epoch_table(facts: Recorded) -> tuple[list[str], list[list[str]]]:
     """The curves as a table: column names and rows, only columns that hold a number; a repeated number is left out."""
     records = once(facts.history, facts.method, facts.rewritten)
     keys = [key for key in _COLUMNS if any(number(record, key) is not None for record in records)]

@@ -17,10 +17,9 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +27,12 @@ import torch
 from safetensors.torch import save
 
 from unlabeled.config import Config
-from unlabeled.errors import ConfigError, MissingExtraError, RunError, unknown_name
+from unlabeled.errors import RunError
 from unlabeled.models import Backbone
-from unlabeled.runs.folder import replacing, require_writable, write_json
 from unlabeled.runs.images import DataRecord
 from unlabeled.weights.importing import Normalisation, describe
 from unlabeled.weights.recognise import METADATA_KEY, to_theirs
+from unlabeled.writing import replacing, write_json
 
 TORCHVISION: Final = {"resnet18": "resnet18", "resnet50": "resnet50", "resnet101": "resnet101", "vgg16": "vgg16_bn"}
 """Our networks that torchvision has, and what it calls them."""
@@ -65,45 +64,6 @@ class Exported:
 
     files: list[Path]
     loading: str
-
-
-def export(trained: Trained, format: str, out: Path, license: str = "other") -> Exported:
-    """Write `trained` to `out` in a format of `FORMATS`.
-
-    A file takes the place of an elder one in one move. `license` goes into the model card of `hub` and nowhere else.
-
-    Raises:
-        ConfigError: no such format, another ending than the format has, or a network the format cannot hold.
-        MissingExtraError: ONNX is not installed.
-        RunError: `out` cannot be written, or onnxruntime disagrees with torch.
-    """
-    check(trained.config, trained.record, format, out)
-    if format == "hub":
-        from unlabeled.weights.hub import write_hub
-
-        return write_hub(trained, out, license)
-    return FORMATS[format].write(trained, out)
-
-
-def check(config: Config, record: DataRecord, format: str, out: Path) -> None:
-    """What can be said before any weights are read: see `export`."""
-    if format not in (*FORMATS, "hub"):
-        raise ConfigError(unknown_name("format", format, (*FORMATS, "hub")))
-    if format == "hub":
-        from unlabeled.weights.hub import require_new_folder
-
-        require_new_folder(out)
-        return
-    endings = FORMATS[format].endings
-    if out.suffix not in endings:
-        raise ConfigError(f"--out of --format {format} must end in {' or '.join(endings)}, got '{out.name}'.")
-    if format == "torchvision":
-        refusal = unlike_torchvision(config, record)
-        if refusal:
-            raise ConfigError(f"{refusal}; choose safetensors, onnx or torch-export, which hold every network of ours.")
-    if format == "onnx" and any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
-        raise MissingExtraError("Writing ONNX", "onnx")
-    require_writable(out)
 
 
 def unlike_torchvision(config: Config, record: DataRecord) -> str:
@@ -157,14 +117,16 @@ def with_identity(trained: Trained) -> dict[str, torch.Tensor]:
     return tensors | {f"{last}.weight": torch.eye(dim), f"{last}.bias": torch.zeros(dim)}
 
 
-def _write_safetensors(trained: Trained, out: Path) -> Exported:
+def write_safetensors(trained: Trained, out: Path) -> Exported:
+    """Our own names and a header that says what the network is."""
     with replacing(out) as partial:
         partial.write_bytes(save(plain(trained.backbone.state_dict()), metadata(trained)))
     files = [out, _beside(trained, out, "inside")]
     return Exported(files, f"unlabeled import {out} --out RUN, or safetensors.torch.load_file into build_backbone(...)")
 
 
-def _write_torchvision(trained: Trained, out: Path) -> Exported:
+def write_torchvision(trained: Trained, out: Path) -> Exported:
+    """torchvision's names, for its class of the same network."""
     tensors = with_identity(trained)
     with replacing(out) as partial:
         if out.suffix == ".safetensors":
@@ -179,7 +141,8 @@ def _write_torchvision(trained: Trained, out: Path) -> Exported:
     return Exported([out, _beside(trained, out, "outside")], loading)
 
 
-def _write_program(trained: Trained, out: Path) -> Exported:
+def write_program(trained: Trained, out: Path) -> Exported:
+    """A `torch.export` program."""
     with replacing(out) as partial, _quiet():
         content = io.BytesIO()
         extra = {"preprocessing.json": json.dumps(describe(trained.config, trained.record, "inside"))}
@@ -189,7 +152,8 @@ def _write_program(trained: Trained, out: Path) -> Exported:
     return Exported(files, f"torch.export.load('{out.name}').module()(views)")
 
 
-def _write_onnx(trained: Trained, out: Path) -> Exported:
+def write_onnx(trained: Trained, out: Path) -> Exported:
+    """One graph from uint8 or float images to features, checked with onnxruntime."""
     with _quiet():
         program = torch.onnx.export(_program(trained), input_names=["views"], output_names=["features"], verbose=False)
     assert program is not None
@@ -257,20 +221,3 @@ def _beside(trained: Trained, out: Path, normalisation: Normalisation) -> Path:
     path = out.with_name(f"{out.name}.preprocessing.json")
     write_json(path, describe(trained.config, trained.record, normalisation))
     return path
-
-
-@dataclass(frozen=True)
-class Format:
-    """Endings a file of this format may have, and who writes it."""
-
-    endings: tuple[str, ...]
-    write: Callable[[Trained, Path], Exported]
-
-
-FORMATS: Final[dict[str, Format]] = {
-    "safetensors": Format((".safetensors",), _write_safetensors),
-    "torchvision": Format((".pth", ".pt", ".safetensors"), _write_torchvision),
-    "onnx": Format((".onnx",), _write_onnx),
-    "torch-export": Format((".pt2",), _write_program),
-}
-"""Formats that are one file; `hub` is a folder."""

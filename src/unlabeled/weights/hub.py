@@ -15,9 +15,9 @@ import yaml
 from safetensors.torch import save
 
 from unlabeled.errors import ConfigError, RunError
-from unlabeled.runs.folder import write_json, write_text
 from unlabeled.weights.export import Exported, Trained, metadata, plain, published, unlike_torchvision
 from unlabeled.weights.importing import Normalisation, describe
+from unlabeled.writing import write_json, write_text
 
 TIMM: Final = ("resnet18", "resnet50", "resnet101")
 """Our networks that timm has under the same name."""

@@ -17,10 +17,11 @@ import torch
 from unlabeled.config import Config
 from unlabeled.errors import ConfigError
 from unlabeled.runs import checkpoint
-from unlabeled.runs.folder import RunFolder, write_json, write_text
+from unlabeled.runs.folder import RunFolder
 from unlabeled.runs.images import DataRecord
 from unlabeled.weights.reading import read
 from unlabeled.weights.recognise import Recognised, fit, head_tensors, recognise
+from unlabeled.writing import write_json, write_text
 
 DEFAULTS: dict[str, Any] = {"recipe": "imported", "epochs": 0, "batch_size": 32}
 """What a configuration of imported weights begins with; the batch is only embedded, at twice this size."""
