@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from unlabeled.cluster import neighbors
 from unlabeled.cluster.neighbors import nearest_neighbors, nearest_others
 from unlabeled.errors import DataError
-from unlabeled.evaluation import knn
 from unlabeled.evaluation.knn import KnnProtocol, knn_accuracy, split, weighted_knn
 from unlabeled.randomness import generator
 
@@ -190,13 +190,13 @@ def test_a_split_needs_two_of_a_kind() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_second_search_is_seldom_needed(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     again: list[int] = []
-    whole = knn._search_float32
+    whole = neighbors._search_float32
 
     def counting(base: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         again.append(len(queries))
         return whole(base, queries, k)
 
-    monkeypatch.setattr(knn, "_search_float32", counting)
+    monkeypatch.setattr(neighbors, "_search_float32", counting)
     train, test = rows(4000, 64, "train", 5, 1.0), rows(200, 64, "test", 5, 1.0)
     assert nearest_neighbors(train, test, 20, precision=precision).index.shape == (200, 20)
     assert sum(again) <= 10
@@ -205,7 +205,7 @@ def test_the_second_search_is_seldom_needed(monkeypatch: pytest.MonkeyPatch, pre
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = rows(4000, 16, "train", 5, 1.0), rows(37, 16, "test", 5, 1.0)
     whole = nearest_neighbors(train, test, 20)
-    monkeypatch.setattr(knn, "SCORES", 4000 * 10)
+    monkeypatch.setattr(neighbors, "SCORES", 4000 * 10)
     parts = nearest_neighbors(train, test, 20)
     assert torch.equal(whole.index, parts.index)
     torch.testing.assert_close(whole.similarity, parts.similarity)
@@ -216,8 +216,8 @@ def test_few_queries_are_searched_as_many_are(queries: int, monkeypatch: pytest.
     random = torch.Generator().manual_seed(3)
     train = torch.randn(9000, 24, generator=random) * (0.1 + torch.rand(9000, 1, generator=random))
     test = torch.randn(queries, 24, generator=random)
-    few = knn.nearest_neighbors(train, test, 10)
-    monkeypatch.setattr(knn, "FEW", 0)
-    many = knn.nearest_neighbors(train, test, 10)
+    few = neighbors.nearest_neighbors(train, test, 10)
+    monkeypatch.setattr(neighbors, "FEW", 0)
+    many = neighbors.nearest_neighbors(train, test, 10)
     assert torch.equal(few.index, many.index)
     torch.testing.assert_close(few.similarity, many.similarity)

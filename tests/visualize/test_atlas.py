@@ -53,7 +53,7 @@ def test_pictures_that_cost_too_much_get_smaller(monkeypatch: pytest.MonkeyPatch
     one = replace(made(60), thumbnails=list(noise))
     large = json.loads(to_json(one, "r"))
     assert large["side"] == 48
-    monkeypatch.setattr(map, "MOST_PICTURE_BYTES", 60_000)
+    monkeypatch.setattr(atlas_module, "MOST_PICTURE_BYTES", 60_000)
     small = json.loads(to_json(one, "r"))
     assert small["side"] < 48
     assert sum(map(len, small["sheets"])) < 60_000
