@@ -13,7 +13,7 @@ from unlabeled.data.augment import Views
 from unlabeled.data.loading import Loader
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
-from unlabeled.evaluation.few_labels import Contest, Images
+from unlabeled.evaluation.few_labels import Contest, FewShotImages
 from unlabeled.evaluation.result_cache import Partial
 from unlabeled.models import Backbone
 
@@ -47,4 +47,4 @@ def contest(folder: Path, count: int = 80, *, write: bool = True) -> Contest:
     labels = torch.from_numpy(kinds)
     train, test = torch.arange(count // 2), torch.arange(count // 2, count)
     networks: dict[str, Backbone] = {"trained": Separating(), "scratch": Separating(useful=False)}
-    return Contest(networks, Images(loader, labels, train), Images(loader, labels, test), 4, Partial())
+    return Contest(networks, FewShotImages(loader, labels, train), FewShotImages(loader, labels, test), 4, Partial())

@@ -11,7 +11,7 @@ from PIL import Image
 
 from unlabeled.data.voc import VocImage
 from unlabeled.evaluation.detection.proposals import propose
-from unlabeled.evaluation.voc_detection import Pictures
+from unlabeled.evaluation.voc_detection import DetectionImages
 
 COLOURS = torch.tensor([[220, 40, 40], [40, 200, 60], [60, 60, 230]], dtype=torch.uint8)
 NAMES = ("blue", "green", "red")[::-1]
@@ -41,11 +41,11 @@ def rectangles(count: int, seed: int) -> tuple[list[VocImage], dict[str, torch.T
     return images, pixels
 
 
-def made_pictures(count: int, seed: int, *, given: bool = True) -> Pictures:
+def made_pictures(count: int, seed: int, *, given: bool = True) -> DetectionImages:
     """`rectangles` with proposals computed."""
     images, pixels = rectangles(count, seed)
     regions = [torch.from_numpy(propose(pixels[image.name].permute(1, 2, 0).numpy())) for image in images]
-    return Pictures(images, lambda image: pixels[image.name], regions if given else None)
+    return DetectionImages(images, lambda image: pixels[image.name], regions if given else None)
 
 
 def write_devkit(folder: Path, counts: dict[str, int]) -> Path:

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 import unlabeled
-from unlabeled import progress
 from unlabeled.demo import demo_set
 from unlabeled.errors import Interrupted
 from unlabeled.evaluation.knn import knn_accuracy, split
 from unlabeled.run import Run
 from unlabeled.runs import checkpoint
 from unlabeled.runs.journal import read
+from unlabeled.training import signals
 
 SMALL: dict[str, Any] = {
     "backbone": "alexnet_small",
@@ -64,7 +64,7 @@ def train_with_stops(
 ) -> None:
     """Train, asked to stop after every few steps, and resumed until the run ends; it must be stopped at least once."""
 
-    class StopAfter(progress.Stop):
+    class StopAfter(signals.Stop):
         def __init__(self) -> None:
             super().__init__()
             self.remaining = steps
@@ -73,7 +73,7 @@ def train_with_stops(
             self.remaining -= 1
             return self.remaining < 0
 
-    patch.setattr(progress, "Stop", StopAfter)
+    patch.setattr(signals, "Stop", StopAfter)
     with pytest.raises(Interrupted):
         unlabeled.train(data, out, labels=labels, cache=out.parent / "cache", **settings)
     for _ in range(20):

@@ -16,7 +16,6 @@ import unlabeled
 from command_line import Call, call, words
 from pictures import Trained, flags, pictures
 from runs import SMALL, final_tensors
-from unlabeled import progress
 from unlabeled.config import Config
 from unlabeled.data import pixel_cache
 from unlabeled.data.augment import Views
@@ -25,6 +24,7 @@ from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 from unlabeled.errors import DataError, RunError
 from unlabeled.runs import checkpoint
+from unlabeled.training import signals
 
 __all__ = ["call"]  # a fixture
 
@@ -155,7 +155,7 @@ def test_a_picture_deleted_while_training_leaves_a_whole_run(
 
 
 def test_a_closed_terminal_saves(monkeypatch: pytest.MonkeyPatch):
-    with progress.stop_on_signals() as stop:
+    with signals.stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert stop.asked()
 

@@ -16,7 +16,7 @@ from PIL import Image
 from explored import EVIL, Explored, make_explored
 from pictures import Trained
 from unlabeled.errors import ConfigError, DataError
-from unlabeled.explorer.notebook import Row, Shown, Tile
+from unlabeled.explorer.notebook import Shown, ShownRow, ShownTile
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "explore.ipynb"
 
@@ -89,7 +89,9 @@ def test_names_stay_text(explored: Explored):
     assert EVIL in seen.text
     assert seen.images[0]["alt"] == EVIL
     assert {name for image in seen.images for name in image} == {"src", "alt", "title", "width", "height", "style"}
-    quotes = Shown("t", [Row('"<b>', [Tile("\" onerror='x'", "</div><script>", shown.rows[0].tiles[0].picture)])])
+    quotes = Shown(
+        "t", [ShownRow('"<b>', [ShownTile("\" onerror='x'", "</div><script>", shown.rows[0].tiles[0].picture)])]
+    )
     assert Seen(quotes._repr_html_()).tags == {"div", "img"}
 
 

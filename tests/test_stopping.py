@@ -12,7 +12,8 @@ import pytest
 
 from command_line import Call, call, words
 from pictures import Trained, flags
-from unlabeled import demo, progress, session
+from unlabeled import demo, session
+from unlabeled.training import signals
 
 __all__ = ["call"]  # a fixture
 
@@ -52,10 +53,10 @@ def test_a_stop_after_the_epochs_says_what_is_kept_and_resume_ends_the_run(
 
 
 def test_where_nothing_is_left_to_save_the_first_signal_ends_it():
-    with progress.stop_on_signals() as stop:
+    with signals.stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked()
-    with progress.stop_on_signals() as stop:
+    with signals.stop_on_signals() as stop:
         stop.at_once = True
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)

@@ -34,7 +34,6 @@ from unlabeled.features import embed, embed_views
 from unlabeled.methods import build_method, build_network
 from unlabeled.models import Backbone
 from unlabeled.models.data_init import start_from_data
-from unlabeled.progress import stop_on_signals
 from unlabeled.protocols.monitor import Monitor, training_labels
 from unlabeled.recipes import configure, without_effect
 from unlabeled.recipes.sizing import clusters_for
@@ -57,6 +56,7 @@ from unlabeled.runs.opened import OpenedRun
 from unlabeled.runs.outputs import clustered, write_clusters
 from unlabeled.training.loop import Evaluator, train
 from unlabeled.training.plan import plan
+from unlabeled.training.signals import stop_on_signals
 from unlabeled.weights.importing import read_weights, record_without_images
 from unlabeled.weights.importing import write as write_imported
 from unlabeled.writing import replacing, write_csv, write_json, write_text

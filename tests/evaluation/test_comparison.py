@@ -19,7 +19,7 @@ from unlabeled.evaluation.result_cache import Partial
 from unlabeled.protocols import Request
 from unlabeled.protocols.table import NEEDS, needs_of
 from unlabeled.report.comparison import available, numbers, ordered
-from unlabeled.report.comparison_page import Comparison, Contender, LeftOut, Row, Score, markdown, page
+from unlabeled.report.comparison_page import Comparison, Contender, LeftOut, Score, ScoreRow, markdown, page
 
 
 def asked(data: Path, labels: str = "folder") -> Request:
@@ -151,8 +151,8 @@ def example() -> Comparison:
         True,
         [Contender(name, f"/runs/{name}", "deepcluster, resnet18", 30, 0) for name in names],
         [
-            Row("knn", "top-1", [Score(0.512, None, 0.25), Score(1.2, 0.034, -0.1)]),
-            Row("nmi", "information", [Score(0.4), None], False),
+            ScoreRow("knn", "top-1", [Score(0.512, None, 0.25), Score(1.2, 0.034, -0.1)]),
+            ScoreRow("nmi", "information", [Score(0.4), None], False),
         ],
         {"knn": [12.0, 4000.0], "nmi": [1.0, None]},
         [LeftOut("mlp", HOSTILE)],

@@ -16,14 +16,14 @@ from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation import fitting, voc_detection
 from unlabeled.evaluation.detection.rcnn import FastRcnn, Objects, RegionNetwork
 from unlabeled.evaluation.result_cache import Partial
-from unlabeled.evaluation.voc_detection import Detecting, Pictures, VocDetectionProtocol, average_precisions
+from unlabeled.evaluation.voc_detection import Detecting, DetectionImages, VocDetectionProtocol, average_precisions
 from unlabeled.models import Backbone, build_backbone
 
 HOW = Detecting(side=48, steps=80, lr=0.01, regions=32, images_per_step=1)
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[Pictures, Pictures]:
+def made() -> tuple[DetectionImages, DetectionImages]:
     return made_pictures(10, 0), made_pictures(8, 1)
 
 
@@ -31,28 +31,30 @@ def backbone(name: str = "alexnet_small", size: int = 32) -> Backbone:
     return build_backbone(name, image_size=size, generator=torch.Generator().manual_seed(0)).eval()
 
 
-def protocol(made: tuple[Pictures, Pictures], how: Detecting, partial: Partial | None = None) -> VocDetectionProtocol:
+def protocol(
+    made: tuple[DetectionImages, DetectionImages], how: Detecting, partial: Partial | None = None
+) -> VocDetectionProtocol:
     return VocDetectionProtocol(backbone(), *made, 3, how, partial=partial)
 
 
-def without_regions(made: tuple[Pictures, Pictures]) -> tuple[Pictures, Pictures]:
+def without_regions(made: tuple[DetectionImages, DetectionImages]) -> tuple[DetectionImages, DetectionImages]:
     return replace(made[0], regions=None), replace(made[1], regions=None)
 
 
-def test_fast_rcnn_learns_coloured_rectangles(made: tuple[Pictures, Pictures]):
+def test_fast_rcnn_learns_coloured_rectangles(made: tuple[DetectionImages, DetectionImages]):
     before = dict(protocol(made, replace(HOW, steps=1, lr=1e-9)).run())
     after = dict(protocol(made, HOW).run())
     assert before["map_11_point"] < 0.3 and after["map_11_point"] > 0.8 and after["map_area"] > 0.8
 
 
-def test_faster_rcnn_learns_coloured_rectangles(made: tuple[Pictures, Pictures]):
+def test_faster_rcnn_learns_coloured_rectangles(made: tuple[DetectionImages, DetectionImages]):
     how = replace(HOW, detector="faster", steps=100)
     after = dict(protocol(without_regions(made), how).run())
     assert after["map_11_point"] > 0.7
 
 
 def test_a_detector_that_was_stopped_goes_on_bit_for_bit(
-    made: tuple[Pictures, Pictures], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[DetectionImages, DetectionImages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(fitting, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr(voc_detection, "SAVE_SECONDS", -1.0)
@@ -106,7 +108,7 @@ def test_odd_annotations_break_nothing(detector: voc_detection.DetectorName):
     regions = [torch.tensor([[0.0, 0, 20, 20]]), torch.zeros(0, 4), torch.tensor([[3.0, 3, 4, 4]]), torch.zeros(0, 4)]
     images.append(replace(images[0], name=images[0].name))
     regions.append(torch.zeros(0, 4))
-    odd = Pictures(images, lambda image: pixels[image.name], regions if detector == "fast" else None)
+    odd = DetectionImages(images, lambda image: pixels[image.name], regions if detector == "fast" else None)
     how = replace(HOW, detector=detector, steps=6)
     scores = VocDetectionProtocol(backbone(), odd, odd, 3, how).scores
     assert all(math.isnan(value) or 0 <= value <= 1 for value in scores.area)
@@ -189,7 +191,9 @@ def test_average_precision_reads_intervals_as_voc_boxes():
     assert (average_precisions(images, torch.zeros(0, 7), 4).area[sorted(present)] == 0).all()
 
 
-def test_a_rate_that_is_too_high_and_a_side_that_is_too_small_are_sentences(made: tuple[Pictures, Pictures]):
+def test_a_rate_that_is_too_high_and_a_side_that_is_too_small_are_sentences(
+    made: tuple[DetectionImages, DetectionImages],
+):
     with pytest.raises(ConfigError, match="give a lower --lr"):
         protocol(made, replace(HOW, lr=1e9)).scores  # noqa: B018
     with pytest.raises(DataError, match="give a larger --side"):

@@ -19,7 +19,7 @@ from unlabeled.evaluation.fitting import MEASURED, batches, measured, measuring,
 from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.voc_classification import VocClassificationProtocol, VocTraining
 from unlabeled.evaluation.voc_detection import Detecting, VocDetectionProtocol
-from unlabeled.evaluation.voc_segmentation import Pixels, SegmentationTraining, VocSegmentationProtocol
+from unlabeled.evaluation.voc_segmentation import PixelReader, SegmentationTraining, VocSegmentationProtocol
 from unlabeled.models import Backbone, build_backbone
 from unlabeled.models.sync_batch_norm import BatchNorm2d, convert_sync
 from voc_pictures import write_devkit
@@ -111,7 +111,7 @@ def classification(backbone: Backbone, how: str, trained: Trained, _: Path) -> n
 def segmentation(backbone: Backbone, how: str, _: Trained, folder: Path) -> nn.Module:
     split = read_voc(write_devkit(folder), "train", task="Segmentation")
     settings = SegmentationTraining("all", norm_statistics=how)  # pyright: ignore[reportArgumentType]
-    pixels = Pixels(3, ValueRange((0.0,), (255.0,), 0.0))
+    pixels = PixelReader(3, ValueRange((0.0,), (255.0,), 0.0))
     return VocSegmentationProtocol(*(backbone, split, split, pixels, settings), CPU, Partial()).network()
 
 

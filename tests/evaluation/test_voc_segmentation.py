@@ -18,7 +18,7 @@ from unlabeled.data.voc import read_voc
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.voc_segmentation import (
-    Pixels,
+    PixelReader,
     SegmentationTraining,
     VocSegmentationProtocol,
     pixel_loss,
@@ -103,7 +103,7 @@ def test_loss_is_the_mean_over_decided_pixels():
 def protocol(run: Run, devkit: Path, **how: object) -> VocSegmentationProtocol:
     learned, scored = (read_voc(devkit, split, task="Segmentation") for split in ("train", "val"))
     settings = SegmentationTraining(**({"steps": 3, "batch_size": 4, "lr": 0.01} | how))  # pyright: ignore
-    pixels = Pixels(3, ValueRange((0.0,), (255.0,), 0.0))
+    pixels = PixelReader(3, ValueRange((0.0,), (255.0,), 0.0))
     return VocSegmentationProtocol(*(run.backbone, learned, scored, pixels, settings), torch.device("cpu"), Partial())
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from unlabeled.protocols import PUBLISHED
-from unlabeled.report.comparison_page import Comparison, Contender, LeftOut, Row, Score, page
+from unlabeled.report.comparison_page import Comparison, Contender, LeftOut, Score, ScoreRow, page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -33,15 +33,15 @@ def example(runs: int) -> Comparison:
             for i, name in enumerate(names)
         ],
         [
-            Row(
+            ScoreRow(
                 "knn",
                 "top-1 of the nearest neighbours' vote",
                 scores(Score(0.512, None, 0.25), Score(0.61, None, 0.24)),
             ),
-            Row("knn", "top-5", scores(Score(0.812, None, 0.55))),
-            Row("linear", "best top-1, stage conv5", scores(Score(0.431, 0.012, 0.31), None)),
-            Row("low-shot", "top-1, labels a class: 10", scores(Score(0.331, 0.043, 0.285))),
-            Row("nmi", "mutual information of clusters and labels", scores(Score(0.412)), False),
+            ScoreRow("knn", "top-5", scores(Score(0.812, None, 0.55))),
+            ScoreRow("linear", "best top-1, stage conv5", scores(Score(0.431, 0.012, 0.31), None)),
+            ScoreRow("low-shot", "top-1, labels a class: 10", scores(Score(0.331, 0.043, 0.285))),
+            ScoreRow("nmi", "mutual information of clusters and labels", scores(Score(0.412)), False),
         ],
         {
             "knn": [12.0, 4000.0, 3.0][:runs],

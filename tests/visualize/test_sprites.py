@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from unlabeled.errors import DataError
-from unlabeled.visualize.thumbnails import Sheet, Tile, encode, pack, square
+from unlabeled.visualize.thumbnails import Sheet, SpriteTile, encode, pack, square
 
 
 def opened(sheet: Sheet) -> np.ndarray:
@@ -18,7 +18,7 @@ def opened(sheet: Sheet) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def as_a_browser_shows(sheet: Sheet, tile: Tile, side: int) -> np.ndarray:
+def as_a_browser_shows(sheet: Sheet, tile: SpriteTile, side: int) -> np.ndarray:
     """The part of the sheet that CSS puts into an element of one tile's size."""
     pixels = opened(sheet)
     height, width = pixels.shape[:2]

@@ -23,8 +23,8 @@ DARKEST, BRIGHTEST = 1.0, 99.5
 """Percentiles of a channel that are shown black and full."""
 
 
-class Images(Protocol):
-    """Images in eight bits that can be read one by one."""
+class DeepImages(Protocol):
+    """DeepImages in eight bits that can be read one by one."""
 
     channels: int
     value_range: ValueRange
@@ -67,10 +67,10 @@ class Display:
         return ", ".join(words)
 
 
-def display_of(store: Images, channels: Sequence[int] | None = None) -> Display:
+def display_of(store: DeepImages, channels: Sequence[int] | None = None) -> Display:
     """How the images of a store are shown: `channels` counted from 0, or the first three (of two the first).
 
-    Images of 8 bits are shown as they are; others between two percentiles of each channel, over up to 256 images.
+    DeepImages of 8 bits are shown as they are; others between two percentiles of each channel, over up to 256 images.
 
     Raises:
         ConfigError: a channel that the images do not have.

@@ -43,7 +43,7 @@ EIGHT_BITS = ValueRange((0.0,), (255.0,), 0.0)
 
 
 @dataclass
-class Found:
+class Ingested:
     """What `fill` knows of a source."""
 
     images: dict[int, Image] = field(default_factory=dict[int, Image])
@@ -84,7 +84,7 @@ class _Outcome:
 
 def fill(
     source: Source, log: PixelLog, settings: Settings, progress: Callable[[int, str], None], full: Callable[[int], str]
-) -> Found:
+) -> Ingested:
     """All images of `source` are in `log` afterwards, or among the skipped.
 
     full: makes the sentence for a full disk of the bytes still needed. Raises DataError with it, OSError if the log
@@ -109,7 +109,7 @@ class _Fill:
         progress: Callable[[int, str], None],
         full: Callable[[int], str],
     ) -> None:
-        self.found = Found()
+        self.found = Ingested()
         self._source, self._log, self._settings = source, log, settings
         self._progress, self._full = progress, full
         self._contents = self.found.contents
@@ -308,7 +308,7 @@ class _Fill:
         return hashlib.blake2b(repr(identity).encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).digest()
 
 
-def decode_again(source: Source, i: int, found: Found, short_side: int) -> np.ndarray:
+def decode_again(source: Source, i: int, found: Ingested, short_side: int) -> np.ndarray:
     """The pixels of one image of `found`, uint8 H×W×C or H×W×1, as the log would hold them had there been room.
 
     Raises DataError if the file is no longer what it was.

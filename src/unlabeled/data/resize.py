@@ -73,7 +73,7 @@ def load(image: Image.Image, short_side: int) -> Image.Image:
     return image
 
 
-class Pixels(Protocol):
+class PixelSource(Protocol):
     """Images that can be read one by one."""
 
     @property
@@ -87,7 +87,7 @@ class Pixels(Protocol):
 
 
 def crop_cpu(
-    store: Pixels, index: torch.Tensor, params: Parameters, size: int, pool: ThreadPoolExecutor | None = None
+    store: PixelSource, index: torch.Tensor, params: Parameters, size: int, pool: ThreadPoolExecutor | None = None
 ) -> torch.Tensor:
     """Views of the images `index` [B]: uint8 [B, C, size, size], channels last, mirrored where `params` says so.
 

@@ -20,7 +20,7 @@ import torch
 from unlabeled.config import DataFacts
 from unlabeled.data.cache import make_room
 from unlabeled.data.display import Display, display_of
-from unlabeled.data.ingest import Found, Settings, decode_again, fill
+from unlabeled.data.ingest import Ingested, Settings, decode_again, fill
 from unlabeled.data.notes import Notes
 from unlabeled.data.pixel_cache import NOT_KEPT, MemoryLog, PixelLog, disk_log
 from unlabeled.data.pixels import is_colour
@@ -46,7 +46,7 @@ Progress = Callable[[int, str], None]
 class ImageStore:
     """The readable images of a source as uint8 pixels; made by `open_store`."""
 
-    def __init__(self, found: Found, source: Source, short_side: int, pixels: torch.Tensor, location: str) -> None:
+    def __init__(self, found: Ingested, source: Source, short_side: int, pixels: torch.Tensor, location: str) -> None:
         kept = sorted(found.images)
         self.channels: int = found.channels
         """Channels of every image."""
@@ -259,7 +259,7 @@ class _Opening:
             log.seal()
             return self._store(found, log, str(folder))
 
-    def _store(self, found: Found, log: PixelLog, location: str) -> ImageStore:
+    def _store(self, found: Ingested, log: PixelLog, location: str) -> ImageStore:
         return ImageStore(found, self._source, self._settings.short_side, log.pixels(), location)
 
 

@@ -29,7 +29,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Images:
+class FewShotImages:
     """Labelled images of one store."""
 
     loader: Loader
@@ -48,10 +48,10 @@ class Contest:
 
     networks: Mapping[str, Backbone]
     """Backbones by name, `trained` and `scratch`; each training begins from a copy."""
-    train: Images
-    """Images to draw from."""
-    test: Images
-    """Images of the score, none of them among those of `train`."""
+    train: FewShotImages
+    """FewShotImages to draw from."""
+    test: FewShotImages
+    """FewShotImages of the score, none of them among those of `train`."""
     num_classes: int
     """K."""
     partial: Partial
@@ -86,7 +86,7 @@ class Contest:
         )
 
     def score(
-        self, network: torch.nn.Module, rows: torch.Tensor, dtype: torch.dtype, images: Images
+        self, network: torch.nn.Module, rows: torch.Tensor, dtype: torch.dtype, images: FewShotImages
     ) -> dict[str, float]:
         """`top1` and `top5` of a trained network on `rows` of `images`."""
         found = outputs(network, images.loader, rows, dtype=dtype, views=images.views)

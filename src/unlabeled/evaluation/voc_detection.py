@@ -67,7 +67,7 @@ class Detecting:
     lr: float = 1e-3
     """Learning rate of stochastic gradient descent, momentum .9, weight decay 5e-4."""
     images_per_step: int = 2
-    """Pictures of a step, all ranks together."""
+    """DetectionImages of a step, all ranks together."""
     regions: int = REGIONS
     """Regions of a picture that a step learns from."""
     seed: int = 0
@@ -77,7 +77,7 @@ class Detecting:
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class DetectionImages:
     """Annotated pictures and the regions given for each."""
 
     images: Sequence[VocImage]
@@ -101,8 +101,8 @@ class VocDetectionProtocol:
     def __init__(
         self,
         backbone: Backbone,
-        train: Pictures,
-        test: Pictures,
+        train: DetectionImages,
+        test: DetectionImages,
         num_classes: int,
         how: Detecting,
         *,
@@ -232,9 +232,9 @@ def average_precisions(images: Sequence[VocImage], found: torch.Tensor, num_clas
 
 
 class _Views:
-    """Pictures at the size the network sees them, kept in memory while they fit."""
+    """DetectionImages at the size the network sees them, kept in memory while they fit."""
 
-    def __init__(self, pictures: Pictures, side: int, device: torch.device) -> None:
+    def __init__(self, pictures: DetectionImages, side: int, device: torch.device) -> None:
         self.pictures, self.side, self.device = pictures, side, device
         self._kept: dict[int, torch.Tensor] = {}
         self._bytes = 0

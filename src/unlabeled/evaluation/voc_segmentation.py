@@ -75,7 +75,7 @@ class SegmentationTraining:
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelReader:
     """How pictures become uint8 pixels: as those the network was trained on."""
 
     channels: int
@@ -118,7 +118,7 @@ class VocSegmentationProtocol:
     backbone: Backbone
     train: VocSplit
     test: VocSplit
-    pixels: Pixels
+    pixels: PixelReader
     how: SegmentationTraining
     device: torch.device
     partial: Partial

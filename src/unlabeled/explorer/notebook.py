@@ -27,7 +27,7 @@ class Shown:
     """Rows of images. In a notebook the last value of a cell shows itself; `rows` is the same as values."""
 
     title: str
-    rows: list[Row]
+    rows: list[ShownRow]
 
     def __repr__(self) -> str:
         images = sum(len(row.tiles) for row in self.rows)
@@ -38,15 +38,15 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Row:
+class ShownRow:
     """A heading and images beside each other."""
 
     heading: str
-    tiles: list[Tile]
+    tiles: list[ShownTile]
 
 
 @dataclass(frozen=True)
-class Tile:
+class ShownTile:
     """One image: its name, a short note under it, and the encoded picture; `is_query` for the one that was asked about."""
 
     name: str
@@ -59,13 +59,13 @@ def show_clusters(answers: Answers, count: int, images: int) -> Shown:
     """See `Run.show_clusters`."""
     _require_positive(count=count, images=images)
     run = answers.run
-    rows: list[Row] = []
+    rows: list[ShownRow] = []
     for number in answers.order.clusters("size")[:count].tolist():
         members = answers.order.members(number)
         size, spread = len(members), float(answers.order.tightness[number])
         heading = f"Cluster {number}: {size:,} image{'s' if size != 1 else ''}, spread {spread:.2f}"
         tiles = [_tile(answers, index, "") for index in members[:images].tolist()]
-        rows.append(Row(heading, tiles))
+        rows.append(ShownRow(heading, tiles))
     return Shown(
         f"{len(rows):,} of {int((answers.order.sizes > 0).sum()):,} clusters of {printable(run.path.name)}", rows
     )
@@ -75,38 +75,38 @@ def show_neighbors(answers: Answers, queries: Query | Sequence[Query], k: int) -
     """See `Run.show_neighbors`."""
     _require_positive(k=k)
     asked = [queries] if isinstance(queries, (str, Path)) or not isinstance(queries, Iterable) else list(queries)
-    rows: list[Row] = []
+    rows: list[ShownRow] = []
     for query in asked:
         rows += _of_file(answers, query, k) if isinstance(query, (str, Path)) else [_of_index(answers, int(query), k)]
     return Shown(f"nearest neighbours in {printable(answers.run.path.name)}", rows)
 
 
-def _of_index(answers: Answers, index: int, k: int) -> Row:
+def _of_index(answers: Answers, index: int, k: int) -> ShownRow:
     run = answers.run
     answers.require(index)
     found = answers.order.nearest(run.catalogue.features[index], k, without=index)
-    return Row(
+    return ShownRow(
         f"Image {index:,}: {printable(run.names[index])}",
         [_tile(answers, index, "query", True), *_similar(answers, found)],
     )
 
 
-def _of_file(answers: Answers, file: str | Path, k: int) -> list[Row]:
+def _of_file(answers: Answers, file: str | Path, k: int) -> list[ShownRow]:
     run = answers.run
     store = run.record.open(file, title="reading queries")
-    rows: list[Row] = []
+    rows: list[ShownRow] = []
     for i, feature in enumerate(run.features_of(store)):
-        query = Tile(printable(store.names[i]), "query", encode(store.shown(i)), is_query=True)
-        rows.append(Row(query.name, [query, *_similar(answers, answers.order.nearest(feature, k))]))
+        query = ShownTile(printable(store.names[i]), "query", encode(store.shown(i)), is_query=True)
+        rows.append(ShownRow(query.name, [query, *_similar(answers, answers.order.nearest(feature, k))]))
     return rows
 
 
-def _similar(answers: Answers, found: list[tuple[int, float]]) -> list[Tile]:
+def _similar(answers: Answers, found: list[tuple[int, float]]) -> list[ShownTile]:
     return [_tile(answers, index, f"{similarity:.3f}") for index, similarity in found]
 
 
-def _tile(answers: Answers, index: int, note: str, is_query: bool = False) -> Tile:
-    return Tile(printable(answers.run.names[index]), note, answers.pictures.thumbnail(index), is_query)
+def _tile(answers: Answers, index: int, note: str, is_query: bool = False) -> ShownTile:
+    return ShownTile(printable(answers.run.names[index]), note, answers.pictures.thumbnail(index), is_query)
 
 
 def _require_positive(**values: int) -> None:
@@ -115,13 +115,13 @@ def _require_positive(**values: int) -> None:
             raise ConfigError(f"{name} must be at least 1, got {value}.")
 
 
-def _row_html(row: Row) -> str:
+def _row_html(row: ShownRow) -> str:
     tiles = "".join(map(_tile_html, row.tiles))
     heading = f'<div style="margin: 10px 0 4px; font-weight: 600">{html.escape(row.heading)}</div>'
     return f'{heading}<div style="display: flex; flex-wrap: wrap; gap: 4px">{tiles}</div>'
 
 
-def _tile_html(tile: Tile) -> str:
+def _tile_html(tile: ShownTile) -> str:
     name = html.escape(tile.name)
     content = base64.b64encode(tile.picture.content).decode("ascii")
     frame = "outline: 2px solid currentColor; outline-offset: -2px; " if tile.is_query else ""

@@ -25,7 +25,7 @@ _CHUNK = 65536
 
 
 @dataclass(frozen=True)
-class Found:
+class ClusteringResult:
     """Clusters of m images."""
 
     labels: torch.Tensor
@@ -71,7 +71,7 @@ class Clusterer:
                 "lower it, or cluster with kmeans."
             )
 
-    def cluster(self, features: torch.Tensor, seed: int) -> Found:
+    def cluster(self, features: torch.Tensor, seed: int) -> ClusteringResult:
         """Cluster the features of all ranks, [n, D] of them here.
 
         Raises:
@@ -116,15 +116,15 @@ class Clusterer:
                     else f", or bandwidth (now {config.bandwidth:g}), or attach singletons."
                 )
             )
-        return Found(labels, int(labels.max()) + 1, numbers)
+        return ClusteringResult(labels, int(labels.max()) + 1, numbers)
 
-    def _kmeans(self, rows: torch.Tensor, seed: int, numbers: dict[str, float]) -> Found:
+    def _kmeans(self, rows: torch.Tensor, seed: int, numbers: dict[str, float]) -> ClusteringResult:
         config = self.config
         found = kmeans(
             rows, config.num_clusters, seed=seed, iterations=config.kmeans_iterations, empty=config.empty_clusters
         )
         labels = all_gather_rows(found.labels)
-        return Found(labels, config.num_clusters, numbers | {"inertia": found.inertia[-1] / len(labels)})
+        return ClusteringResult(labels, config.num_clusters, numbers | {"inertia": found.inertia[-1] / len(labels)})
 
 
 def fit_space(features: torch.Tensor, config: Config, seed: int) -> whitening.Whitening:

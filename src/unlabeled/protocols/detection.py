@@ -27,7 +27,7 @@ from unlabeled.evaluation.detection.rcnn import DetectorName
 from unlabeled.evaluation.fitting import SAVE_SECONDS, NormStatistics
 from unlabeled.evaluation.result_cache import Partial
 from unlabeled.evaluation.voc_classification import Trained
-from unlabeled.evaluation.voc_detection import Detecting, Pictures, VocDetectionProtocol, table
+from unlabeled.evaluation.voc_detection import Detecting, DetectionImages, VocDetectionProtocol, table
 from unlabeled.models import Backbone
 from unlabeled.protocols.driver import Request
 from unlabeled.protocols.voc import by_layers, notes_of, nothing_learned, tell
@@ -153,7 +153,7 @@ def settings(
     return replace(how, seed=run.config.seed, dtype=precision)
 
 
-def recall(pictures: Pictures, least: float = 0.5) -> float:
+def recall(pictures: DetectionImages, least: float = 0.5) -> float:
     """Share of objects (difficult ones left out) that some proposal overlaps by at least `least`; nan without objects."""
     found = [
         overlap(regions, image.boxes[~image.difficult] + torch.tensor([0.0, 0.0, 1.0, 1.0])).amax(0)
@@ -164,7 +164,7 @@ def recall(pictures: Pictures, least: float = 0.5) -> float:
     return float((torch.cat(found) >= least).float().mean())
 
 
-Opened = tuple[VocSplit, Pictures]
+Opened = tuple[VocSplit, DetectionImages]
 
 
 def _opened(
@@ -189,7 +189,9 @@ def _opened(
             )
         own = given or regions
         picked = [own[i][:limit] for i in chosen] if how.detector == "fast" else None
-        opened.append((split, Pictures([images[i] for i in chosen], lambda image: read_pixels(run, image), picked)))
+        opened.append(
+            (split, DetectionImages([images[i] for i in chosen], lambda image: read_pixels(run, image), picked))
+        )
     tell((learnt, tested))
     return opened[0], opened[1]
 

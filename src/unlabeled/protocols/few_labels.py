@@ -12,7 +12,7 @@ from unlabeled import progress
 from unlabeled.device import resolve_precision
 from unlabeled.errors import ConfigError, DataError
 from unlabeled.evaluation.crops import CropCount, ten_crop_views
-from unlabeled.evaluation.few_labels import Contest, Images
+from unlabeled.evaluation.few_labels import Contest, FewShotImages
 from unlabeled.evaluation.fine_tuning import FineTuning
 from unlabeled.evaluation.low_shot import DRAWS, GRID, SHOTS, STEPS, LowShotProtocol, largest_shots
 from unlabeled.evaluation.semi_supervised import FRACTIONS, PAPER, SemiSupervisedProtocol
@@ -117,8 +117,8 @@ def _contest(
     ten = (crops or ("one" if asked.quick else "ten")) == "ten"
     contest = Contest(
         {"trained": run.backbone, "scratch": run.untrained_backbone()},
-        Images(loader, images.labels[: len(first)], images.train),
-        Images(scored, images.labels[begin:], test, ten_crop_views(scored) if ten else None),
+        FewShotImages(loader, images.labels[: len(first)], images.train),
+        FewShotImages(scored, images.labels[begin:], test, ten_crop_views(scored) if ten else None),
         len(images.class_names),
         asked.partial,
         frozen,

@@ -31,7 +31,7 @@ from unlabeled.evaluation.voc_classification import (
     mean,
 )
 from unlabeled.evaluation.voc_segmentation import SCORES as SEGMENTATION_SCORES
-from unlabeled.evaluation.voc_segmentation import Pixels, SegmentationTraining, VocSegmentationProtocol
+from unlabeled.evaluation.voc_segmentation import PixelReader, SegmentationTraining, VocSegmentationProtocol
 from unlabeled.protocols.driver import Request
 from unlabeled.runs.opened import OpenedRun
 
@@ -153,7 +153,7 @@ def voc_segmentation(
     learned, scored = _splits(asked, split, "Segmentation", quick[1:])
     record = run.record
     low, high, clipped = (record.value_range[key] for key in ("low", "high", "share_clipped"))
-    pixels = Pixels(record.channels, ValueRange(tuple(low), tuple(high), clipped))
+    pixels = PixelReader(record.channels, ValueRange(tuple(low), tuple(high), clipped))
 
     def protocol(name: str) -> VocSegmentationProtocol:
         backbone = run.backbone if name == "trained" else run.untrained_backbone()

@@ -21,7 +21,7 @@ from unlabeled.errors import DataError, UnlabeledError
 from unlabeled.protocols import PROTOCOLS, Protocol, evaluate
 from unlabeled.protocols.driver import Request, one_untrained_network
 from unlabeled.protocols.table import PUBLISHED, Layout, needs_of
-from unlabeled.report.comparison_page import Comparison, Contender, LeftOut, Row, Score, markdown, page
+from unlabeled.report.comparison_page import Comparison, Contender, LeftOut, Score, ScoreRow, markdown, page
 from unlabeled.runs.opened import OpenedRun, named_runs
 from unlabeled.writing import require_writable, write_json, write_text
 
@@ -185,13 +185,13 @@ def _run(run: OpenedRun, asked: Request, protocol: str, options: Mapping[str, An
 def _comparison(
     asked: Request, runs: Mapping[str, OpenedRun], scores: Mapping[str, Mapping[str, Measured]]
 ) -> Comparison:
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     left: list[LeftOut] = []
     for protocol in ordered():
         found = {name: dict(numbers(measured[protocol].get("scores", {}))) for name, measured in scores.items()}
         measures = list(dict.fromkeys(key for numbers in found.values() for key in numbers))
         rows += [
-            Row(protocol, words, [found[name].get((words, is_share)) for name in runs], is_share)
+            ScoreRow(protocol, words, [found[name].get((words, is_share)) for name in runs], is_share)
             for words, is_share in measures
         ]
         reasons = {name: measured[protocol].get("reason") for name, measured in scores.items()}

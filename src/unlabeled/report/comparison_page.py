@@ -43,7 +43,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One number of one protocol, for every run; None where a run has none."""
 
     protocol: str
@@ -75,7 +75,7 @@ class Comparison:
     quick: bool
     """Whether the numbers are those of the quick sizes."""
     contenders: Sequence[Contender]
-    rows: Sequence[Row]
+    rows: Sequence[ScoreRow]
     seconds: dict[str, Sequence[float | None]]
     """What each protocol cost with both networks, by its name, in the order of the runs."""
     left_out: Sequence[LeftOut] = field(default_factory=tuple[LeftOut, ...])
@@ -134,13 +134,13 @@ def page(found: Comparison) -> str:
     )
 
 
-def _costs(found: Comparison, row: Row) -> Sequence[float | None]:
+def _costs(found: Comparison, row: ScoreRow) -> Sequence[float | None]:
     """Seconds of the row's protocol for each run, in its first row only: they are those of all its numbers."""
     is_first = next(other for other in found.rows if other.protocol == row.protocol) is row
     return found.seconds[row.protocol] if is_first else [None] * len(row.scores)
 
 
-def _shown(row: Row, score: Score | None, cost: float | None) -> dict[str, str | float | None]:
+def _shown(row: ScoreRow, score: Score | None, cost: float | None) -> dict[str, str | float | None]:
     # Texts of a cell, and where its bar ends and its mark stands, per cent of the width.
     trained, untrained = _texts(row, score)
     return {
@@ -156,7 +156,7 @@ def _position(value: float) -> float:
     return round(100 * min(max(value, 0.0), 1.0), 1)
 
 
-def _texts(row: Row, score: Score | None) -> tuple[str, str]:
+def _texts(row: ScoreRow, score: Score | None) -> tuple[str, str]:
     """How a score reads: the trained network's with its interval, and the untrained one's."""
     if score is None:
         return "", ""

@@ -27,13 +27,13 @@ from unlabeled.distributed import all_reduce_max, all_reduce_sum, barrier, is_di
 from unlabeled.errors import DivergedError, Interrupted, RunError, is_out_of_memory
 from unlabeled.features import batch_statistics, embed, evaluation_mode
 from unlabeled.methods.base import Embed, Method
-from unlabeled.progress import Stop
 from unlabeled.randomness import seed_from
 from unlabeled.runs import checkpoint, cluster_history
 from unlabeled.runs.folder import RunFolder
 from unlabeled.runs.journal import Journal
 from unlabeled.training import health
 from unlabeled.training.optim import Optimizer, learning_rate
+from unlabeled.training.signals import Stop
 from unlabeled.writing import write_text
 
 Evaluator = Callable[[Embed, bool], Mapping[str, float]]

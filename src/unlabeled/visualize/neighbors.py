@@ -27,7 +27,7 @@ _SCORES = 2**24
 
 
 @dataclass(frozen=True)
-class Found:
+class Neighborhood:
     """Neighbours of queries: `index` int64 [Q, k], nearest first, and `value` [Q, k], their cosine or distance."""
 
     index: torch.Tensor
@@ -64,7 +64,7 @@ def neighbors(
     if ids is not None and images is None:
         parts = best_and_worst(by_share(trained, rows, ids), queries)
     chosen = torch.cat(list(parts.values()))
-    rows, trained = rows[chosen], Found(trained.index[chosen], trained.value[chosen])
+    rows, trained = rows[chosen], Neighborhood(trained.index[chosen], trained.value[chosen])
     untrained = nearest(run.features_of(store, run.untrained_backbone(), "untrained"), rows, neighbors, metric)
     shown = _Shown(store, ids, [] if known is None else list(known.class_names))
     tiles = [
@@ -90,7 +90,9 @@ def neighbors(
     return {"neighbors.png": picture, "neighbors.csv": csv_text(header, _rows(store, rows, trained, untrained))}
 
 
-def _rows(store: ImageStore, queries: torch.Tensor, trained: Found, untrained: Found) -> list[tuple[object, ...]]:
+def _rows(
+    store: ImageStore, queries: torch.Tensor, trained: Neighborhood, untrained: Neighborhood
+) -> list[tuple[object, ...]]:
     return [
         (store.names[query], network, place, store.names[other], f"{value:.6g}")
         for network, found in (("trained", trained), ("untrained", untrained))
@@ -154,11 +156,11 @@ def drawn(store: ImageStore, images: str | None, count: int, ids: NDArray[np.int
     return rows[order[: count if ids is None else CANDIDATES]]
 
 
-def nearest(features: torch.Tensor, queries: torch.Tensor, k: int, metric: Literal["cosine", "l2"]) -> Found:
+def nearest(features: torch.Tensor, queries: torch.Tensor, k: int, metric: Literal["cosine", "l2"]) -> Neighborhood:
     """The k rows of `features` [N, D] nearest to each of the rows `queries` (int64 [Q]), itself left out."""
     if metric == "cosine":
         found = nearest_others(features, features[queries], queries, k)
-        return Found(found.index, found.similarity)
+        return Neighborhood(found.index, found.similarity)
     # Distances do not mind a shift, rounding does.
     rows = features.float() - features.float().mean(0)
     k = min(k, len(rows) - 1)
@@ -171,10 +173,10 @@ def nearest(features: torch.Tensor, queries: torch.Tensor, k: int, metric: Liter
         distances, order = torch.sort(squared, dim=1, stable=True)
         index.append(order[:, :k])
         value.append(distances[:, :k].sqrt())
-    return Found(torch.cat(index), torch.cat(value))
+    return Neighborhood(torch.cat(index), torch.cat(value))
 
 
-def by_share(found: Found, rows: torch.Tensor, ids: NDArray[np.int64]) -> torch.Tensor:
+def by_share(found: Neighborhood, rows: torch.Tensor, ids: NDArray[np.int64]) -> torch.Tensor:
     """Order of the queries `rows`, those with most neighbours of their class first; equal ones stay as they were."""
     labels = torch.from_numpy(ids)
     return (labels[found.index] == labels[rows, None]).sum(1).argsort(descending=True, stable=True)

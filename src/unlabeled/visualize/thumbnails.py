@@ -95,7 +95,7 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Tile:
+class SpriteTile:
     """Where one thumbnail is: the number of its sheet and its CSS `background-position`, per cent."""
 
     sheet: int
@@ -103,7 +103,9 @@ class Tile:
     y: float
 
 
-def pack(thumbnails: Sequence[np.ndarray], *, columns: int = 24, quality: int = 78) -> tuple[list[Sheet], list[Tile]]:
+def pack(
+    thumbnails: Sequence[np.ndarray], *, columns: int = 24, quality: int = 78
+) -> tuple[list[Sheet], list[SpriteTile]]:
     """Pack thumbnails (uint8, H×W or H×W×C, any sizes) into sheets of at most columns × columns tiles, in order.
 
     A tile shows the central square. One channel is shown grey, of three or more the first three are taken for red,
@@ -116,7 +118,7 @@ def pack(thumbnails: Sequence[np.ndarray], *, columns: int = 24, quality: int = 
     side = min(max(largest, SMALLEST_SIDE), LARGEST_SIDE)
     pitch = side + 2 * MARGIN
     sheets: list[Sheet] = []
-    tiles: list[Tile] = []
+    tiles: list[SpriteTile] = []
     for start in range(0, len(thumbnails), columns * columns):
         part = thumbnails[start : start + columns * columns]
         across = min(columns, len(part))
@@ -130,7 +132,7 @@ def pack(thumbnails: Sequence[np.ndarray], *, columns: int = 24, quality: int = 
             # CSS aligns the point at p % of the picture with the point at p % of the element.
             x = 100 * (left + MARGIN) / (across * pitch - side)
             y = 100 * (top + MARGIN) / (down * pitch - side)
-            tiles.append(Tile(len(sheets), round(x, 3), round(y, 3)))
+            tiles.append(SpriteTile(len(sheets), round(x, 3), round(y, 3)))
         sheets.append(Sheet(encode(canvas, quality), 100 * across * pitch / side, 100 * down * pitch / side))
     return sheets, tiles
 
