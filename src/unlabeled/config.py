@@ -92,6 +92,14 @@ class Config(BaseModel):
         default=False,
         description="first weights from the data: layers begin with outputs equally strong and learn equally fast",
     )
+    init: str = Field(
+        default="none",
+        description="weights to begin from: none, lite0 (EfficientNet-Lite0 with ImageNet weights; extra `lite0`), the folder of a "
+        "run, or a file of published weights. Alone it uses the network as it is; --epochs N adapts it",
+    )
+    freeze_norm: bool = Field(
+        default=False, description="keep statistics and scales of batch normalization as they are; on with --init"
+    )
     sync_batch_norm: bool = Field(default=True, description="share batch statistics across ranks")
 
     # Views

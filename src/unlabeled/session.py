@@ -59,6 +59,7 @@ from unlabeled.training.plan import plan
 from unlabeled.training.signals import stop_on_signals
 from unlabeled.weights.importing import read_weights, record_without_images
 from unlabeled.weights.importing import write as write_imported
+from unlabeled.weights.starting import NONE, read_start, require_number_of_channels
 from unlabeled.writing import replacing, write_csv, write_json, write_text
 
 STABILITY_IMAGES = 20_000
@@ -114,7 +115,10 @@ def begin(
         raise MissingExtraError("Writing TensorBoard events", "tensorboard")
     source = open_source(data, options)
     same_on_every_rank(source.path, source.names)
-    facts = probe(source, device)
+    facts, start = probe(source, device), None
+    if settings.get("init", NONE) != NONE:
+        start = read_start(str(settings["init"]))
+        settings = start.settings(facts, settings)
     config = configure(recipe, facts, settings)
     folder = Path(cache).expanduser() if cache else default_cache()
     with progress.bar("reading images", len(source)) as update:
@@ -145,6 +149,16 @@ def begin(
     idle = without_effect(config, settings)
     if idle:
         progress.say(f"Note: nothing here reads the setting{'s' if len(idle) > 1 else ''} {', '.join(idle)}.")
+    weights = None
+    if start is not None:
+        require_number_of_channels(start, store.channels)
+        weights = start.weights(config, store.channels)
+        told = (
+            "nothing is trained; --epochs N adapts it to these images"
+            if not config.epochs
+            else "it is adapted to these images"
+        )
+        progress.say(f"Begins from {start.name}: {start.found.kind} (licence: {start.license}); {told}.")
     announce(store, config, store.facts(device), ids, len(source.skipped) + len(store.skipped))
     notes = Notes().extend([source.notes, store.notes])
     for sentence in notes.sentences():
@@ -160,6 +174,10 @@ def begin(
         with replacing(run.contents) as partial:
             partial.write_bytes(store.contents)
         write_json(run.environment, environment(device, world_size()))
+        if start is not None and weights is not None:
+            write_json(run.beginning, start.about())
+            with replacing(run.start) as partial:
+                save_file(weights, partial)
         table = str(Path(metadata).expanduser()) if metadata else None
         record = DataRecord.of(store, place_of(data), labels, config.store_size, folder, batch, table)
         write_json(run.data, asdict(record))
@@ -177,6 +195,8 @@ def same_request(run: RunFolder, data: Images, recipe: str, labels: str | None, 
         ConfigError: settings that do not fit the run.
     """
     config, record = Config.load(run.config), DataRecord.read(run)
+    if "init" in settings and config.init.startswith(f"{Path(settings['init']).name}@"):
+        settings = settings | {"init": config.init}  # the run knows which weights these were
     asked = config.replace(**settings)
     pairs = [("data", resolved(record.data), resolved(place_of(data))), ("labels", record.labels, labels)]
     pairs += [("recipe", config.recipe, recipe if recipe != "default" else None)]
@@ -277,7 +297,7 @@ def execute(
     if labels is not None and config.method != "supervised":
         evaluators.append(Monitor(method, labels, config))
     loader = make_loader(store, config, torch_device(device))
-    if config.data_init:
+    if config.data_init or config.init != NONE:
         # A checkpoint, if there is one, overwrites this.
         first_weights(run, method.backbone, loader, config.seed)
     try:

@@ -72,12 +72,12 @@ def fail(message: str, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-def print_baselines(title: str, scores: Mapping[str, float]) -> None:
-    """A table of the shares `raw_pixels`, `untrained` and `trained`, in per cent."""
+def print_baselines(title: str, scores: Mapping[str, float], baseline: str = "untrained network") -> None:
+    """A table of the shares `raw_pixels`, `untrained` (the `baseline`) and `trained`, in per cent."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column(title)
     table.add_column("%", justify="right")
-    for key, name in (("raw_pixels", "raw pixels"), ("untrained", "untrained network"), ("trained", "trained network")):
+    for key, name in (("raw_pixels", "raw pixels"), ("untrained", baseline), ("trained", "trained network")):
         table.add_row(name, f"{100 * scores[key]:.1f}")
     output.print(table)
 

@@ -110,7 +110,7 @@ def evaluate(
     if protocol == "all":
         output.print(scores["markdown"], markup=False)
     elif protocol == "knn":
-        print_knn(scores)
+        print_knn(scores, opened.baseline, opened.config.epochs)
     else:
         print_scores(scores)
     print_published(protocol)
@@ -124,26 +124,30 @@ def print_published(protocol: str) -> None:
         output.print(f"\nPublished: {told}", markup=False)
 
 
-def print_knn(scores: Mapping[str, Any]) -> None:
+def print_knn(scores: Mapping[str, Any], baseline: str, epochs: int) -> None:
     """What training did to the score, then the other facts."""
-    print_baselines("kNN accuracy", {**scores, "trained": scores["knn"]})
-    output.print(what_training_did(scores["knn"], scores["untrained"], scores["test_images"]), markup=False)
+    print_baselines("kNN accuracy", {**scores, "trained": scores["knn"]}, baseline)
+    if epochs:
+        output.print(what_training_did(scores["knn"], scores["untrained"], scores["test_images"], baseline), markup=False)
+    else:
+        output.print("Nothing was trained: the network is as it came.", markup=False)
     output.print()
     print_scores({name: value for name, value in scores.items() if name not in ("knn", "untrained", "raw_pixels")})
 
 
-def what_training_did(trained: float, untrained: float, images: int) -> str:
+def what_training_did(trained: float, untrained: float, images: int, baseline: str = "untrained") -> str:
     """Whether two shares of so many test images differ by more than chance, in a sentence.
 
     The standard error is that of two independent shares; both networks see the same images, so it is rather too large.
     """
+    before = "untrained" if baseline == "untrained network" else f"the {baseline}"
     change = trained - untrained
     noise = 2 * math.sqrt((trained * (1 - trained) + untrained * (1 - untrained)) / images)
     errors = f"two standard errors of {counted(images, 'test image')} ({100 * noise:.1f} points)"
     if abs(change) <= noise:
-        return f"Trained and untrained differ by {100 * abs(change):.1f} points, within {errors}: it may be chance."
+        return f"Trained and {before} differ by {100 * abs(change):.1f} points, within {errors}: it may be chance."
     side = "above" if change > 0 else "below"
-    return f"Trained is {side} untrained by {100 * abs(change):.1f} points, more than {errors}."
+    return f"Trained is {side} {before} by {100 * abs(change):.1f} points, more than {errors}."
 
 
 def print_scores(scores: Mapping[str, Any]) -> None:

@@ -24,13 +24,20 @@ class Standing:
     """One sentence, the numbers in it."""
 
 
-def standing(trained: float, untrained: float, raw_pixels: float | None, images: int, labels: str) -> Standing:
-    """Compare accuracies (fractions) on `images` test images, whose labels are called `labels`.
+def standing(
+    trained: float,
+    untrained: float,
+    raw_pixels: float | None,
+    images: int,
+    labels: str,
+    baseline: str = "untrained network",
+) -> Standing:
+    """Compare accuracies (fractions) on `images` test images, whose labels are called `labels`; `untrained` is of the `baseline`.
 
     Two accuracies differ where their difference exceeds two standard errors, taken as if each were measured on images of
     its own; on the same images the true error is smaller.
     """
-    others = {"the untrained network": untrained} | ({} if raw_pixels is None else {"raw pixels": raw_pixels})
+    others = {f"the {baseline}": untrained} | ({} if raw_pixels is None else {"raw pixels": raw_pixels})
     told = ", ".join(f"{name} {100 * value:.1f} %" for name, value in others.items())
     score = f"{100 * trained:.1f} % by the labels {labels}, {told}"
     if min(trained, untrained) >= SATURATED:

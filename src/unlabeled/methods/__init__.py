@@ -12,7 +12,7 @@ from unlabeled.methods.instance import InstanceDiscrimination
 from unlabeled.methods.nat import NoiseAsTargets
 from unlabeled.methods.supervised import ParametricInstance, Supervised
 from unlabeled.models import Backbone, build_backbone
-from unlabeled.models.sync_batch_norm import convert_sync
+from unlabeled.models.sync_batch_norm import convert_sync, freeze_norm
 from unlabeled.randomness import generator
 
 
@@ -56,6 +56,8 @@ def build_network(config: Config, channels: int) -> Backbone:
         generator=generator(config.seed, "weights"),
     )
     convert_sync(backbone, config.sync_batch_norm)
+    if config.freeze_norm:
+        freeze_norm(backbone)
     return backbone
 
 

@@ -6,6 +6,8 @@ needs a sum over ranks and nothing else, so the program that trains on eight dev
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import nn
 
@@ -13,9 +15,17 @@ from unlabeled.distributed import all_reduce_sum, is_distributed
 
 
 class BatchNorm1d(nn.BatchNorm1d):
-    """`torch.nn.BatchNorm1d`; while it trains and `synchronised` is set, its batch is that of all ranks."""
+    """`torch.nn.BatchNorm1d`; while it trains and `synchronised` is set, its batch is that of all ranks.
+
+    `frozen`: it normalizes by its running statistics in training too, and changes neither these nor its scales.
+    """
 
     synchronised: bool = True
+    frozen: bool = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, unless it is frozen."""
+        return super().train(mode and not self.frozen)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise [B, C]; equal to torch's module in evaluation, without other ranks, or with `synchronised` off."""
@@ -25,9 +35,17 @@ class BatchNorm1d(nn.BatchNorm1d):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d`; while it trains and `synchronised` is set, its batch is that of all ranks."""
+    """`torch.nn.BatchNorm2d`; while it trains and `synchronised` is set, its batch is that of all ranks.
+
+    `frozen`: it normalizes by its running statistics in training too, and changes neither these nor its scales.
+    """
 
     synchronised: bool = True
+    frozen: bool = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, unless it is frozen."""
+        return super().train(mode and not self.frozen)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise [B, C, H, W]; equal to torch's module in evaluation, without other ranks, or with it off."""
@@ -41,6 +59,16 @@ def convert_sync(module: nn.Module, enabled: bool) -> nn.Module:
     for part in module.modules():
         if isinstance(part, (BatchNorm1d, BatchNorm2d)):
             part.synchronised = enabled
+    return module
+
+
+def freeze_norm(module: nn.Module) -> nn.Module:
+    """Keep statistics, scales and shifts of every batch normalization of `module`; returns `module`."""
+    for part in module.modules():
+        if isinstance(part, (BatchNorm1d, BatchNorm2d)):
+            part.frozen = True
+            part.requires_grad_(False)
+            part.eval()
     return module
 
 

@@ -162,7 +162,18 @@ NEEDS: dict[str, tuple[Condition, ...]] = {
 """A setting does something where one of these holds."""
 
 ALWAYS = (
-    *("recipe", "method", "seed", "backbone", "stem", "normalize", "data_init", "sync_batch_norm"),
+    *(
+        "recipe",
+        "method",
+        "seed",
+        "backbone",
+        "stem",
+        "normalize",
+        "data_init",
+        "init",
+        "freeze_norm",
+        "sync_batch_norm",
+    ),
     *("image_size", "store_size", "resize", "crop", "flip"),
     *("brightness", "contrast", "saturation", "hue", "grey", "blur"),
     # What makes the clusters of a finished run and describes its features, whatever trained it.

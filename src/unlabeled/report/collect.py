@@ -76,13 +76,15 @@ def facts(run: OpenedRun, store: ImageStore) -> ReportFacts:
         skipped=store.skipped,
         scores={
             name: scores[key]
-            for key, name in (("raw_pixels", "raw pixels"), ("untrained", "untrained network"), ("knn", "this run"))
+            for key, name in (("raw_pixels", "raw pixels"), ("untrained", run.baseline), ("knn", "this run"))
             if key in scores
         },
         method=run.config.method,
         rewritten=cluster_history.rewritten(
             run.config, run.folder.assignments, len(store), [record["epoch"] for record in epochs]
         ),
+        baseline=run.baseline,
+        start=run.beginning.get("kind", ""),
         num_tested=scores.get("test_images", 0),
         score_name=f"kNN accuracy on {progress.counted(scores['test_images'], 'held-out image')}" if scores else "",
         labels=scores.get("labels", "given"),
@@ -143,6 +145,11 @@ def run_facts(run: OpenedRun, store: ImageStore, epochs: list[dict[str, Any]]) -
         },
         "network": {
             "backbone": config.backbone,
+            **(
+                {"begins from": f"{run.beginning['kind']} (licence: {run.beginning['license']})"}
+                if run.beginning
+                else {}
+            ),
             "input": config.stem,
             "view": f"{config.image_size} pixels",
             "batch": f"{config.batch_size} on each of {progress.counted(environment['processes'], 'process', 'processes')}",

@@ -179,6 +179,10 @@ class ReportFacts:
     """Epochs, from 1, that began with a clustering or in which images and codes were matched; None if not known."""
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
     """Fractions to compare, in this order, the run's own last: {"raw pixels": .34, "untrained network": .57, …}."""
+    baseline: str = "untrained network"
+    """Key of `scores` that the run's own is held against."""
+    start: str = ""
+    """What the run began from, in words; empty for random weights."""
     num_tested: int = 0
     """Images that the scores were measured on; 0 if not known."""
     score_name: str = "kNN accuracy"

@@ -97,6 +97,8 @@ def render(facts: ReportFacts) -> str:
     network = None if facts.inside is None else network_section.section(facts.inside, pictures, facts.num_images)
     sheets, tiles = thumbnails.pack(pictures, columns=TILES_ACROSS)
     mark, word = _MARKS.get(facts.verdict.status, ("open", facts.verdict.status))
+    if facts.start and not facts.history:
+        mark, word = "open", "Not trained"
     found = _standing(facts)
     if facts.verdict.status == "healthy" and found is not None and found.level != "gain":
         mark, word = "doubt", _NO_GAIN[found.level]
@@ -146,16 +148,18 @@ def _reason(verdict: Verdict) -> str:
 
 def _standing(facts: ReportFacts) -> Standing | None:
     """What the score of the run says beside its baselines; None where the run or the untrained network has none."""
-    before, raw = facts.scores.get("untrained network"), facts.scores.get("raw pixels")
+    before, raw = facts.scores.get(facts.baseline), facts.scores.get("raw pixels")
     if before is None or len(facts.scores) < 2:
         return None
     after = list(facts.scores.values())[-1]
-    return standing(after, before, raw, facts.num_tested, facts.labels)
+    return standing(after, before, raw, facts.num_tested, facts.labels, facts.baseline)
 
 
 def _opening(facts: ReportFacts, found: Standing | None) -> str:
     """The headline: what is known, and no more."""
     status = facts.verdict.status
+    if facts.start and not facts.history:
+        return f"Nothing was trained here: the features are those of {facts.start}, as it came. {_frozen(facts)}"
     if status not in ("healthy", "uneven"):
         return _OPENINGS.get(status, status)
     if found is not None:
@@ -167,6 +171,14 @@ def _opening(facts: ReportFacts, found: Standing | None) -> str:
     if _most_split(facts):
         known += " Most clusters split differently when the images are clustered again: chance has a say in them."
     return known
+
+
+def _frozen(facts: ReportFacts) -> str:
+    """How a network that was not trained scores beside raw pixels."""
+    raw, own = facts.scores.get("raw pixels"), facts.scores.get("this run")
+    if raw is None or own is None:
+        return "Labels say whether they tell kinds apart (`unlabeled evaluate knn`)."
+    return f"By the labels {facts.labels} they score {_percent(own)}, raw pixels {_percent(raw)}."
 
 
 def _without_labels(facts: ReportFacts) -> str:

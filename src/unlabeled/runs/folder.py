@@ -94,8 +94,13 @@ class RunFolder:
 
     @property
     def start(self) -> Path:
-        """The backbone before the first step where its weights came from the data; elsewhere the seed makes it again."""
+        """The backbone before the first step where its weights came from data or `init`; elsewhere the seed makes it again."""
         return self.path / "start.safetensors"
+
+    @property
+    def beginning(self) -> Path:
+        """Where the weights of `init` came from: kind, digest, licence."""
+        return self.path / "beginning.json"
 
     @property
     def snapshots(self) -> Path:
@@ -248,7 +253,16 @@ class RunFolder:
             RunError: a file cannot be removed.
         """
         # The configuration first: without it nobody takes the rest for a run.
-        files = (self.config, self.data, self.environment, self.journal, self.start, self.features, self.imported)
+        files = (
+            self.config,
+            self.data,
+            self.environment,
+            self.journal,
+            self.start,
+            self.beginning,
+            self.features,
+            self.imported,
+        )
         tables = (
             self.clusters,
             self.scores,

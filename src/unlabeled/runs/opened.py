@@ -143,6 +143,17 @@ class OpenedRun:
         )
 
     @property
+    def beginning(self) -> dict[str, Any]:
+        """Where the weights of `init` came from: init, kind, sha256, license; empty for a run that began from nothing."""
+        found = self.folder.beginning
+        return self.folder.read_object(found, "init", "kind", "sha256", "license") if found.is_file() else {}
+
+    @property
+    def baseline(self) -> str:
+        """What its scores are held against, in words: the untrained network, or the weights it began from."""
+        return "untrained network" if self.config.init == "none" else f"start ({self.config.init.partition('@')[0]})"
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """The journal: one record an epoch."""
         return epochs(self.folder.journal, whole=False)

@@ -20,8 +20,8 @@ from unlabeled.weights.reading import Contents
 
 KNOWN: Final = (
     "DeepCluster's AlexNet and VGG-16 (with and without Sobel), instance discrimination's ResNet-18 and ResNet-50, "
-    "DeepCluster-v2's ResNet-50, resnet18, resnet50 and resnet101 of torchvision and timm, torchvision's vgg16_bn, and what "
-    "`unlabeled export --format safetensors` wrote"
+    "DeepCluster-v2's ResNet-50, resnet18, resnet50 and resnet101 of torchvision and timm, torchvision's vgg16_bn, "
+    "EfficientNet-Lite0, and what `unlabeled export --format safetensors` wrote"
 )
 
 METADATA_KEY: Final = "unlabeled"
@@ -33,7 +33,7 @@ _RESNETS: Final[dict[tuple[bool, tuple[int, ...]], str]] = {
     (True, (3, 4, 6, 3)): "resnet50",
     (True, (3, 4, 23, 3)): "resnet101",
 }
-_HEADS: Final = ("fc", "linear", "top_layer", "classifier.6", "classifier.7")
+_HEADS: Final = ("fc", "linear", "top_layer", "classifier.6", "classifier.7", "_fc", "classifier")
 """Last layers of the known kinds."""
 _PROJECTION: Final = ("projection_head.", "prototypes")
 _INSTANCE_DIMS: Final = 128
@@ -41,6 +41,8 @@ _INSTANCE_DIMS: Final = 128
 _PHOTOGRAPHS: Final = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # The released multi-crop programs have 0.228 where everybody else has 0.229.
 _MULTI_CROP: Final = {"mean": (0.485, 0.456, 0.406), "std": (0.228, 0.224, 0.225)}
+# Its input is (value - 127) / 128 of values from 0 to 255.
+_LITE0: Final = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 _CIFAR: Final = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
 
 
@@ -113,6 +115,13 @@ def _network(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
                 f"{first.shape[-1]}×{first.shape[-1]} convolution, which is none of those known here: {KNOWN}."
             )
         return name
+    if "_conv_stem.weight" in tensors or {"conv_stem.weight", "blocks.0.0.conv_dw.weight"} <= tensors.keys():
+        if any("_se_" in key or ".se." in key for key in tensors):
+            raise DataError(
+                f"{path} holds an EfficientNet with squeeze-and-excitation, and of that family only Lite0, which has none, is "
+                f"known here; known are {KNOWN}."
+            )
+        return "efficientnet_lite0"
     first, norm = tensors.get("features.0.weight"), tensors.get("features.1.weight")
     if first is not None and first.ndim == 4:
         if norm is None or norm.ndim != 1:
@@ -137,6 +146,8 @@ def _kind(
         return f"DeepCluster {name}{' with Sobel' if stem != 'rgb' else ''}", _settings("deepcluster", stem)
     if any(key.startswith(_PROJECTION) for key in tensors):
         return f"DeepCluster-v2 or SwAV {network}", _settings("deepcluster", "rgb") | _MULTI_CROP
+    if network == "efficientnet_lite0":
+        return "EfficientNet-Lite0, trained with ImageNet labels", _settings("supervised", "rgb") | _LITE0
     outputs = len(tensors[f"{head_name}.weight"]) if head_name else 0
     if contents.bank or outputs == _INSTANCE_DIMS:
         small: dict[str, Any] = {"image_size": 32, "resize": 32, "store_size": 32, **_CIFAR}
@@ -305,6 +316,8 @@ RULES: Final[dict[str, Rules]] = {
     "resnet18": (),
     "resnet50": (),
     "resnet101": (),
+    # timm's names are ours; those of the package are in `_lite0_names`.
+    "efficientnet_lite0": (),
     # The 3×3-stem ResNet of the CIFAR programs calls the projection of a block by another name.
     "resnet18_small": ((".downsample.", ".shortcut."),),
 }
@@ -318,6 +331,8 @@ def plain_key(key: str) -> str:
 
 def to_ours(tensors: Mapping[str, torch.Tensor], backbone: str) -> dict[str, torch.Tensor]:
     """Published tensors under our names; a key that no rule knows keeps its own."""
+    if backbone == "efficientnet_lite0" and "_conv_stem.weight" in tensors:
+        return {_lite0_name(key): value for key, value in tensors.items()}
     return {
         _renamed(key, [(theirs, ours) for ours, theirs in RULES[backbone]]): value for key, value in tensors.items()
     }
@@ -337,3 +352,24 @@ def _renamed(key: str, rules: Rules | list[tuple[str, str]]) -> str:
         elif key.startswith(f"{before}."):
             return after + key[len(before) :]
     return key
+
+
+# Blocks of each group of EfficientNet-B0, and what the parts of a block are called in the package of Lite0 and here.
+_LITE0_BLOCKS: Final = (1, 2, 2, 3, 3, 4, 1)
+_LITE0_PARTS: Final = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}  # fmt: skip
+_LITE0_FIRST: Final = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_LITE0_ENDS: Final = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+
+
+def _lite0_name(key: str) -> str:
+    """`_blocks.3._bn0.weight` as `blocks.2.0.bn1.weight`: blocks are counted through there, and by group here."""
+    parts = key.split(".")
+    if parts[0] != "_blocks":
+        return ".".join([_LITE0_ENDS.get(parts[0], parts[0]), *parts[1:]])
+    block = int(parts[1])
+    group = next(g for g in range(len(_LITE0_BLOCKS)) if block < sum(_LITE0_BLOCKS[: g + 1]))
+    inner = (_LITE0_PARTS if group else _LITE0_FIRST).get(parts[2], parts[2])
+    return ".".join(["blocks", str(group), str(block - sum(_LITE0_BLOCKS[:group])), inner, *parts[3:]])
