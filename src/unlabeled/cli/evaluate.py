@@ -128,7 +128,9 @@ def print_knn(scores: Mapping[str, Any], baseline: str, epochs: int) -> None:
     """What training did to the score, then the other facts."""
     print_baselines("kNN accuracy", {**scores, "trained": scores["knn"]}, baseline)
     if epochs:
-        output.print(what_training_did(scores["knn"], scores["untrained"], scores["test_images"], baseline), markup=False)
+        output.print(
+            what_training_did(scores["knn"], scores["untrained"], scores["test_images"], baseline), markup=False
+        )
     else:
         output.print("Nothing was trained: the network is as it came.", markup=False)
     output.print()
