@@ -12,7 +12,7 @@ import pytest
 
 from command_line import Call, call, words
 from pictures import Trained, flags
-from unlabeled import session
+from unlabeled import demonstration, session
 from unlabeled.training import signals
 
 __all__ = ["call"]  # a fixture

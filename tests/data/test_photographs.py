@@ -88,6 +88,6 @@ def test_missing_scikit_image_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
 def test_bad_sizes_and_missing_files_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="size 0"):
         demo_set(0)
-    monkeypatch.setattr(demo, "_PHOTOGRAPHS", {"skimage": ("data", ("nowhere.png",))})
+    monkeypatch.setattr(demo_module, "_PHOTOGRAPHS", {"skimage": ("data", ("nowhere.png",))})
     with pytest.raises(DataError, match=r"data/nowhere\.png"):
         demo_set()
