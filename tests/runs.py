@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import unlabeled
-from unlabeled.demo import demo_set
+from unlabeled.data.photographs import demo_set
 from unlabeled.errors import Interrupted
 from unlabeled.evaluation.knn import knn_accuracy, split
 from unlabeled.run import Run

@@ -94,7 +94,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_elder_intact(tmp_path: Path, m
 def test_killed_inside_a_write_nothing_is_lost(tmp_path: Path):
     """A process that only writes checkpoints is killed at random points; the newest whole file is always readable."""
     code = (
-        "import sys, torch; from pathlib import Path; from unlabeled import checkpoint\n"
+        "import sys, torch; from pathlib import Path; from unlabeled.runs import checkpoint\n"
         "for n in range(10**6): checkpoint.save(Path(sys.argv[1]), n, 0, {'x': torch.full((300_000,), float(n))}, keep=2);"
         "print(n, flush=True)"
     )

@@ -20,8 +20,8 @@ from unlabeled.cli import evaluate
 from unlabeled.cli.options import BACKBONES, SECTIONS
 from unlabeled.config import Config
 from unlabeled.models import known_backbones
-from unlabeled.protocols import PROTOCOLS
 from unlabeled.recipes import RECIPES
+from unlabeled.report.comparison import protocols
 
 __all__ = ["call"]  # a fixture
 
@@ -80,7 +80,7 @@ def test_every_setting_has_a_flag_with_a_description(call: Call):
 
 def test_names_in_help_are_those_that_exist(call: Call):
     assert sorted(BACKBONES) == known_backbones()
-    assert set(get_args(evaluate.Protocol)) == set(PROTOCOLS)
+    assert set(get_args(evaluate.Protocol)) == set(protocols())
     text = words(call("train", "--help")[1])
     assert all(name in text for name in [*RECIPES, *BACKBONES])
 

@@ -13,8 +13,8 @@ from unlabeled.cli import app
 from unlabeled.cli.options import ProtocolOptions, Settings
 from unlabeled.cli.visualize import PictureOptions
 from unlabeled.config import Config
-from unlabeled.protocols import PROTOCOLS
 from unlabeled.protocols import options_of as options_of_protocol
+from unlabeled.report.comparison import protocols
 from unlabeled.run import Run
 from unlabeled.visualize import PICTURES
 from unlabeled.visualize import options_of as options_of_picture
@@ -37,7 +37,7 @@ REST = {
     "demo": set(Config.model_fields) - {"recipe"},
     "train": set(Config.model_fields) - {"recipe"},
     "import": {"image_size", "resize", "mean", "std", "num_clusters"},
-    "evaluate": {"compare", *(option for name in PROTOCOLS for option in options_of_protocol(name))},
+    "evaluate": {"compare", *(option for name in protocols() for option in options_of_protocol(name, protocols()))},
     "visualize": {option for name in PICTURES for option in options_of_picture(name)[1]},
 }
 """What goes by name through `**settings` or `**options`."""

@@ -11,18 +11,20 @@ import pytest
 from command_line import Call, call, words
 from unlabeled.cli.single import FAMILIES, meaning
 from unlabeled.cli.visualize import NOT_OF_IMAGES
-from unlabeled.protocols import PROTOCOLS
 from unlabeled.protocols import options_of as options_of_protocol
+from unlabeled.report.comparison import protocols
 from unlabeled.visualize import PICTURES
 from unlabeled.visualize import options_of as options_of_picture
 
 __all__ = ["call"]  # a fixture
 
-NAMES = [*(("evaluate", name) for name in PROTOCOLS), *(("visualize", name) for name in PICTURES)]
+NAMES = [*(("evaluate", name) for name in protocols()), *(("visualize", name) for name in PICTURES)]
 
 
 def options_of(verb: str, name: str) -> set[str]:
-    return {*options_of_protocol(name), "compare"} if verb == "evaluate" else set(options_of_picture(name)[1])
+    return (
+        {*options_of_protocol(name, protocols()), "compare"} if verb == "evaluate" else set(options_of_picture(name)[1])
+    )
 
 
 @pytest.mark.parametrize(("verb", "name"), NAMES)
@@ -47,7 +49,7 @@ def flag_names(out: str) -> list[str]:
 
 @pytest.mark.parametrize(("verb", "name"), NAMES)
 def test_defaults_in_help_are_those_of_the_function(verb: str, name: str):
-    function = (PROTOCOLS if verb == "evaluate" else PICTURES)[name]
+    function = (protocols() if verb == "evaluate" else PICTURES)[name]
     for option, text in FAMILIES[verb].taken(name).items():
         parameter = inspect.signature(function).parameters.get(option)
         if parameter is None or parameter.default is None or isinstance(parameter.default, bool):

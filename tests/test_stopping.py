@@ -12,7 +12,7 @@ import pytest
 
 from command_line import Call, call, words
 from pictures import Trained, flags
-from unlabeled import demo, session
+from unlabeled import demonstration, session
 from unlabeled.training import signals
 
 __all__ = ["call"]  # a fixture
@@ -33,7 +33,7 @@ def assert_stopped(result: tuple[int, str, str], *wanted: str) -> None:
     ("late", "kept"),
     [
         ("unlabeled.session.embed", "the whole training is kept"),
-        ("unlabeled.session.catalogue.build", "the whole training is kept"),
+        ("unlabeled.runs.index.build", "the whole training is kept"),
         ("unlabeled.session.stability", "the whole training is kept"),
         ("unlabeled.report.collect.write_report", "training, features and clusters are kept"),
         ("unlabeled.training.loop.finish_epoch", "everything up to the last checkpoint is kept"),
@@ -87,7 +87,7 @@ def test_a_stopped_score_goes_on_with_the_same_command(
         status, _, err = call(*command)
         assert (status, err.split()) == (130, ["Stopped."]), "nothing is kept, so nothing is promised"
         patch.setattr(
-            "unlabeled.protocols.score", lambda _run, _name, asked, _o: asked.partial.write("a", 1) or stopped()
+            "unlabeled.protocols.score", lambda _run, _name, asked, *_: asked.partial.write("a", 1) or stopped()
         )
         result = call(*command)
     again = f"unlabeled evaluate linear '{run}' {trained.photos} --epochs 2 --lr 0.1 --stages conv1"
@@ -99,11 +99,11 @@ def test_a_stopped_score_goes_on_with_the_same_command(
 
 
 def test_a_stopped_demonstration_goes_on_to_its_scores(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(demo, "photograph_files", list)
-    monkeypatch.setattr(demo, "write_photographs", lambda train, test, seed: test.mkdir(parents=True))
+    monkeypatch.setattr(demonstration, "photograph_files", list)
+    monkeypatch.setattr(demonstration, "write_photographs", lambda train, test, seed: test.mkdir(parents=True))
     monkeypatch.setattr(session, "begin", lambda *_: (None, None, None))
     monkeypatch.setattr(session, "execute", lambda *_, **__: None)
-    monkeypatch.setattr(demo, "Run", lambda *_: None)
-    monkeypatch.setattr(demo, "_scored", stopped)
+    monkeypatch.setattr(demonstration, "Run", lambda *_: None)
+    monkeypatch.setattr(demonstration, "_scored", stopped)
     result = call("demo", "--out", tmp_path / "demo")
     assert_stopped(result, "the training is kept", f"unlabeled demo --out {tmp_path / 'demo'} --if-exists resume")

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from unlabeled.data.labels import read_labels
+from unlabeled.data.photographs import demo_set
 from unlabeled.data.source import Source
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
-from unlabeled.demo import demo_set
 from unlabeled.errors import DataError
 from unlabeled.randomness import numpy_generator
 

@@ -247,7 +247,7 @@ def demo(
         MissingExtraError: scikit-image is not installed.
         RunError: `out` holds something and `if_exists` is `refuse`.
     """
-    from unlabeled.demo import demonstrate
+    from unlabeled.demonstration import demonstrate
 
     return demonstrate(Path(out).expanduser(), device, if_exists, settings)
 

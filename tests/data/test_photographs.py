@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unlabeled import demo as demo_module
-from unlabeled.demo import DemoSet, demo_set, photograph_files
+from unlabeled.data import photographs as demo_module
+from unlabeled.data.photographs import DemoSet, demo_set, photograph_files
 from unlabeled.errors import DataError, MissingExtraError
 
 
@@ -70,7 +70,7 @@ def test_a_network_is_never_asked_and_nothing_heavy_is_imported() -> None:
         "import socket, sys\n"
         "def refuse(*a, **k): raise AssertionError('network')\n"
         "socket.socket.connect = refuse\n"
-        "from unlabeled.demo import demo_set\n"
+        "from unlabeled.data.photographs import demo_set\n"
         "demo_set(8, train_per_photo=1, test_per_photo=1)\n"
         "print(sorted(m for m in ('skimage', 'sklearn', 'pooch', 'torch') if m in sys.modules))\n"
     )
@@ -88,6 +88,6 @@ def test_missing_scikit_image_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
 def test_bad_sizes_and_missing_files_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="size 0"):
         demo_set(0)
-    monkeypatch.setattr(demo, "_PHOTOGRAPHS", {"skimage": ("data", ("nowhere.png",))})
+    monkeypatch.setattr(demo_module, "_PHOTOGRAPHS", {"skimage": ("data", ("nowhere.png",))})
     with pytest.raises(DataError, match=r"data/nowhere\.png"):
         demo_set()

@@ -177,7 +177,7 @@ def test_another_short_side_is_another_store(folder: Path, tmp_path: Path) -> No
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from unlabeled.data import fill
+from unlabeled.data import ingest as fill
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 
@@ -466,7 +466,7 @@ def test_a_file_that_vanishes_is_skipped(folder: Path, monkeypatch: pytest.Monke
 RANK = """
 import json, sys
 from pathlib import Path
-from unlabeled.data import fill
+from unlabeled.data import ingest as fill
 from unlabeled.data.sources import open_source
 from unlabeled.data.store import open_store
 from unlabeled.distributed import process_group

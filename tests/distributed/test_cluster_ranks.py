@@ -20,7 +20,8 @@ WORKER = """
 import sys
 import torch
 import torch.distributed as dist
-from unlabeled import catalogue, distributed
+from unlabeled import distributed
+from unlabeled.runs import index as catalogue
 from unlabeled.cluster.graph import knn_graph
 from unlabeled.cluster.kmeans import kmeans
 from unlabeled.cluster.whitening import fit

@@ -28,7 +28,7 @@ def asked(data: Path, labels: str = "folder") -> Request:
 
 def test_declared_needs_are_of_protocols_that_exist():
     assert set(NEEDS) <= set(protocols.PROTOCOLS)
-    assert "all" not in ordered() and set(ordered()) == set(protocols.PROTOCOLS) - {"all"}
+    assert "all" not in ordered() and set(ordered()) == set(protocols.PROTOCOLS)
     costs = [needs_of(name).cost for name in ordered()]
     assert costs == sorted(costs)
 
@@ -91,7 +91,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "linear": named("linear", {}),
         "retrieval": named("retrieval", {"mean_ap": 0.1}),
     }
-    monkeypatch.setattr(protocols, "PROTOCOLS", registered | {"all": protocols.PROTOCOLS["all"]})
+    monkeypatch.setattr(protocols, "PROTOCOLS", registered)
     return ran
 
 

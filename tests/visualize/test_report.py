@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from report_pages import Outline, until
-from unlabeled.demo import demo_set
+from unlabeled.data.photographs import demo_set
 from unlabeled.errors import RunError
 from unlabeled.evaluation.explain import Explanation, Trait
 from unlabeled.report.page import Cluster, Neighbours, ReportFacts, printable, render, write_report

@@ -283,7 +283,7 @@ def test_the_map_with_the_keyboard_and_the_lasso(tab: Page, facts: ReportFacts) 
 
 def named_colours() -> dict[str, tuple[str, str]]:
     """In what the map shows the categories of the statistic `colour`, by light and by dark."""
-    text = (resources.files("unlabeled.visualize") / "templates" / "map.js").read_text()
+    text = (resources.files("unlabeled.report") / "templates" / "map.js").read_text()
     found = re.findall(r'(\w+): \["(#[0-9a-f]{6})", "(#[0-9a-f]{6})", [012]\]', text)
     return {name: (light, dark) for name, light, dark in found}
 

@@ -25,6 +25,7 @@ from unlabeled.errors import ConfigError, MissingExtraError, RunError
 from unlabeled.models import build_backbone
 from unlabeled.runs.images import DataRecord
 from unlabeled.weights import export as exporting
+from unlabeled.weights import formats
 from unlabeled.weights.export import Trained as Weights
 from unlabeled.weights.export import unlike_torchvision
 from unlabeled.weights.formats import FORMATS, check, export
@@ -353,7 +354,7 @@ def test_mistakes_are_said_before_any_work(trained: Trained, tmp_path: Path, mon
             run.export(format, tmp_path / out)
     with pytest.raises(ConfigError, match="is a file"):
         run.export("hub", tmp_path / "file")
-    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="onnx"):
         check(run.config, run.record, "onnx", tmp_path / "a.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

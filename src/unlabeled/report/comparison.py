@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from unlabeled import progress
+from unlabeled import protocols as registered
 from unlabeled.data.labels import read_labels
 from unlabeled.data.sources import open_source
 from unlabeled.distributed import broadcast_object, is_main
 from unlabeled.errors import DataError, UnlabeledError
-from unlabeled.protocols import PROTOCOLS, Protocol, evaluate
 from unlabeled.protocols.driver import Request, one_untrained_network
 from unlabeled.protocols.table import PUBLISHED, Layout, needs_of
 from unlabeled.report.comparison_page import Comparison, Contender, LeftOut, Score, ScoreRow, markdown, page
@@ -98,12 +98,12 @@ def evaluate_all(
 
 def ordered() -> list[str]:
     """Names of the other protocols, cheap ones first."""
-    return sorted(PROTOCOLS, key=lambda name: (needs_of(name).cost, name))
+    return sorted(registered.PROTOCOLS, key=lambda name: (needs_of(name).cost, name))
 
 
-def protocols() -> dict[str, Protocol]:
+def protocols() -> dict[str, registered.Protocol]:
     """Every protocol, and this table of all of them."""
-    return {**PROTOCOLS, "all": evaluate_all}
+    return {**registered.PROTOCOLS, "all": evaluate_all}
 
 
 def available(asked: Request, ground_truth: Path | str | None = None) -> dict[Layout, tuple[str | None, str | None]]:
@@ -175,7 +175,16 @@ def _run(run: OpenedRun, asked: Request, protocol: str, options: Mapping[str, An
         options = {**options, "pca": run.record.data}
     begun = time.monotonic()
     try:
-        scores = evaluate(run, protocol, data, labels=asked.labels, test=test, quick=asked.quick, **options)
+        scores = registered.evaluate(
+            run,
+            protocol,
+            data,
+            labels=asked.labels,
+            test=test,
+            quick=asked.quick,
+            known=registered.PROTOCOLS,
+            **options,
+        )
     except UnlabeledError as error:
         progress.say(f"{protocol} is left out: {error}")
         return {"reason": str(error)}
