@@ -137,7 +137,7 @@ def print_knn(scores: Mapping[str, Any], baseline: str, epochs: int) -> None:
     print_scores({name: value for name, value in scores.items() if name not in ("knn", "untrained", "raw_pixels")})
 
 
-def what_training_did(trained: float, untrained: float, images: int, baseline: str = "untrained") -> str:
+def what_training_did(trained: float, untrained: float, images: int, baseline: str = "untrained network") -> str:
     """Whether two shares of so many test images differ by more than chance, in a sentence.
 
     The standard error is that of two independent shares; both networks see the same images, so it is rather too large.
