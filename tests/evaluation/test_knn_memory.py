@@ -37,7 +37,8 @@ def test_neighbours_take_half_the_table_more_and_a_constant() -> None:
     table, extra = map(float, told.split())
     assert table > 580
     # One image of 1.28 million with 4,096 numbers: 21 GB of features and 10.5 GB of rounded rows, within 32 GB.
-    assert extra < 0.5 * table + 250
+    # The constant is what blocks of scores take, more beside other work; a second table of unit rows would be 586 MB more.
+    assert extra < 0.5 * table + 550
 
 
 def test_rows_are_taken_within_their_own_memory() -> None:

@@ -73,8 +73,9 @@ def test_the_untrained_output_is_that_of_the_head_before_its_first_step(instance
     assert torch.equal(instance.untrained_method().head.linear.weight, instance.untrained_method().head.linear.weight)
 
 
-def test_pca_is_for_every_method(trained: Trained) -> None:
-    scores = Run(trained.run).evaluate("knn", space="pca")
+def test_pca_is_for_every_method(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.run, tmp_path / "run")
+    scores = Run(tmp_path / "run").evaluate("knn", space="pca")
     assert 0 <= scores["knn"] <= 1
     assert scores["space"] == "pca"
 
