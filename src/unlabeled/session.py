@@ -364,6 +364,12 @@ def take_stock(run: RunFolder, backbone: Backbone, loader: Loader, config: Confi
     found = look_at_views(run, backbone, loader, config)
     if is_main() and found is not None:
         write_json(run.consistency, found.to_json())
+    if found is not None and config.init != NONE and config.epochs:
+        progress.say(
+            f"Seen through another view, an image keeps {100 * found.trained:.1f} % of its nearest neighbours; with the weights it "
+            f"began from it was {100 * found.untrained:.1f} %. Labels say whether the kinds are told apart better "
+            "(`unlabeled evaluate knn`)."
+        )
     if is_main():
         names = loader.store.names
         _write_table(run, names, made)

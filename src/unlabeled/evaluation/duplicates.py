@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 def groups(neighbours: NDArray[np.int64], repeated: NDArray[np.uint8]) -> list[list[int]]:
     """Images joined by being the same picture as a neighbour, each group rising, ordered by their first.
 
-    `repeated` [N, k] is above 0 where a neighbour is (2 pixel by pixel, 1 nearly), see `visualize.atlas.repeats`.
+    `repeated` [N, k] is above 0 where a neighbour is (2 pixel by pixel, 1 nearly), see `report.atlas.repeats`.
     """
     image, place = np.nonzero(repeated)
     count = len(neighbours)

@@ -2,7 +2,7 @@
 
 The protocols themselves are in `evaluation/` and know nothing of runs. A function here is called as
 `protocol(run, request, **options)` and returns its numbers by name; scores are fractions. Its keyword arguments are the
-options it takes, with their defaults. `cli/flags.py` lists the same options for the command line.
+options it takes, with their defaults. `cli/options.py` lists the same options for the command line.
 """
 
 from __future__ import annotations

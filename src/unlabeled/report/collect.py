@@ -1,4 +1,4 @@
-"""Gathers what the report says about a run; `visualize.report` turns it into a page."""
+"""Gathers what the report says about a run; `report.page` turns it into a page."""
 
 from __future__ import annotations
 

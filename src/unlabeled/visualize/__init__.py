@@ -1,7 +1,7 @@
-"""Every picture by name: what each gets from a run. A picture is one or more files and the numbers behind them.
+"""Every figure by name. A figure is one or more files and the numbers behind them.
 
-The drawing itself is in `unlabeled.visualize` and knows no run. A function here takes the run, images where the picture
-is of images, and options of its own by keyword; it returns the files by name, and `draw` writes them.
+A function of a figure takes the run, images where the figure is of images, and options of its own by keyword; it returns the
+files by name, and `draw` writes them. `charts`, `plots`, `sheets`, `ascent` and `activations` draw and know no run.
 """
 
 from __future__ import annotations
