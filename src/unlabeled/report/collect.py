@@ -62,7 +62,7 @@ def facts(run: OpenedRun, store: ImageStore) -> ReportFacts:
     return ReportFacts(
         title=run.path.resolve().name,
         place=typed(place_of(run.path)[0]),
-        subtitle=f"{run.config.method} on {progress.counted(len(store), 'image')} from {Path(run.record.data).name}",
+        subtitle=f"{_what(run)} on {progress.counted(len(store), 'image')} from {Path(run.record.data).name}",
         verdict=verdict,
         run=run_facts(run, store, epochs),
         history=history,
@@ -77,7 +77,8 @@ def facts(run: OpenedRun, store: ImageStore) -> ReportFacts:
         scores={
             name: scores[key]
             for key, name in (("raw_pixels", "raw pixels"), ("untrained", run.baseline), ("knn", "this run"))
-            if key in scores
+            # A network that nothing trained is its own start.
+            if key in scores and (key != "untrained" or run.config.epochs or not run.beginning)
         },
         method=run.config.method,
         rewritten=cluster_history.rewritten(
@@ -94,6 +95,11 @@ def facts(run: OpenedRun, store: ImageStore) -> ReportFacts:
         commands=commands(run),
         generator=f"unlabeled {__version__}",
     )
+
+
+def _what(run: OpenedRun) -> str:
+    """What was done, in a word: the method, or the weights that were used as they are."""
+    return str(run.beginning["init"]) if run.beginning and not run.config.epochs else run.config.method
 
 
 def _notes(run: OpenedRun) -> list[str]:

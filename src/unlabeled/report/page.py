@@ -97,7 +97,8 @@ def render(facts: ReportFacts) -> str:
     network = None if facts.inside is None else network_section.section(facts.inside, pictures, facts.num_images)
     sheets, tiles = thumbnails.pack(pictures, columns=TILES_ACROSS)
     mark, word = _MARKS.get(facts.verdict.status, ("open", facts.verdict.status))
-    if facts.start and not facts.history:
+    is_frozen = bool(facts.start) and not facts.history
+    if is_frozen:
         mark, word = "open", "Not trained"
     found = _standing(facts)
     if facts.verdict.status == "healthy" and found is not None and found.level != "gain":
@@ -110,7 +111,9 @@ def render(facts: ReportFacts) -> str:
         mark=mark,
         status=word,
         opening=_opening(facts, found),
-        evidence=[_sentence(part) for part in (_reason(facts.verdict), *facts.verdict.facts) if part],
+        evidence=[]
+        if is_frozen
+        else [_sentence(part) for part in (_reason(facts.verdict), *facts.verdict.facts) if part],
         advice=_sentence(facts.verdict.advice),
         headlines=_headlines(facts, sizes),
         charts=[(heading, note, Markup(picture)) for heading, note, picture in training_charts(facts)],
@@ -374,7 +377,8 @@ def _headlines(facts: ReportFacts, sizes: Sequence[int]) -> list[tuple[str, str,
             if skipped
             else "every file could be read"
         )
-        lines.append((_count_text(images), "Images learned from" if images != 1 else "Image learned from", note))
+        what = "Image" if images == 1 else "Images"
+        lines.append((_count_text(images), what if facts.start and not facts.history else f"{what} learned from", note))
     used = [size for size in sizes if size]
     if used:
         middle = f"{statistics.median(used):.0f} in the middle"

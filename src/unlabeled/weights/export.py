@@ -1,4 +1,4 @@
-"""A trained backbone in the formats of other programs, each with its preprocessing (`preprocessing.py`).
+"""A trained backbone in the formats of other programs, each with its preprocessing (`importing.describe`).
 
 | format | file | normalisation | gives |
 |---|---|---|---|
