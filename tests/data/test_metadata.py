@@ -112,6 +112,7 @@ def test_the_report_the_explorer_and_the_run_take_metadata_and_labels(
 
 def test_labels_that_scored_the_training_images_colour_them(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.run, tmp_path / "run")
+    (tmp_path / "run" / "scores.json").unlink(missing_ok=True)
     run = unlabeled.load(tmp_path / "run")
     kinds = table(tmp_path / "kinds.csv", [["path", "label"], *([n, n.split("/")[0]] for n in run.names)])
     run.evaluate("nmi", labels=str(kinds))
