@@ -42,7 +42,10 @@ def test_the_command_prints_it_and_the_json_has_it(
     run, file = shutil.copytree(trained.run, tmp_path / "run"), tmp_path / "scores.json"
     for protocol in ("knn", "edge-ratio"):
         with pytest.raises(SystemExit):
-            cli.main(["evaluate", protocol, str(run), str(trained.photos), "--json", str(file), "--device", "cpu"])
+            cli.main(["evaluate", protocol, str(run), str(trained.photos), "--json", str(file), "--published"])
         printed = " ".join(capsys.readouterr().out.split())
         assert f"Published: {' '.join(str(published(protocol)).split())}" in printed
         assert json.loads(file.read_text())["published"] == published(protocol)
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "edge-ratio", str(run), str(trained.photos)])
+    assert "Published" not in capsys.readouterr().out, "numbers of other images only where they are asked for"

@@ -52,6 +52,7 @@ def evaluate(
     test: Path | None = None,
     quick: Annotated[bool, Parameter(negative=())] = False,
     json: Path | None = None,
+    published: Annotated[bool, Parameter(negative=())] = False,
     device: Device = "auto",
     options: ProtocolFlags = None,
 ) -> None:
@@ -102,6 +103,8 @@ def evaluate(
         Take a minute or two: less data, fewer epochs.
     json
         File to write the numbers to.
+    published
+        Also print what the papers report: numbers of their images, networks and training.
     device
         Where to compute.
     """
@@ -113,7 +116,8 @@ def evaluate(
         print_knn(scores, opened.baseline, opened.config.epochs)
     else:
         print_scores(scores)
-    print_published(protocol)
+    if published:
+        print_published(protocol)
 
 
 def print_published(protocol: str) -> None:

@@ -114,9 +114,13 @@ class Answers:
             "images": len(self),
             "clusters": int((self.order.sizes > 0).sum()),
             "unlike": int(self._unlike.sum()),
-            "verdict": health.diagnose([record for record in run.history if record["epoch"] > 0]).status,
+            "verdict": self._verdict(),
             "generator": f"unlabeled {__version__}",
         }
+
+    def _verdict(self) -> str:
+        epochs = [record for record in self.run.history if record["epoch"] > 0]
+        return "not trained" if self.run.beginning and not epochs else health.diagnose(epochs).status
 
     def clusters(self, by: ClusterOrder, offset: int, limit: int) -> dict[str, Any]:
         """One page of the clusters, each with its most typical images."""
