@@ -21,11 +21,10 @@ from unlabeled.config import Precision
 from unlabeled.data.display import display_of, parse_channels
 from unlabeled.data.in_memory import Images
 from unlabeled.data.labels import read_labels
-from unlabeled.data.metadata import read_metadata
 from unlabeled.data.store import ImageStore
 from unlabeled.distributed import is_main
 from unlabeled.errors import ConfigError, DataError, UnreadableError, unknown_name
-from unlabeled.runs.images import DataRecord, same_images
+from unlabeled.runs.images import DataRecord, same_images, told_metadata
 from unlabeled.runs.index import Catalogue, batch_of, recluster, standardized
 from unlabeled.runs.opened import OpenedRun
 from unlabeled.runs.outputs import (
@@ -379,11 +378,7 @@ class Run(OpenedRun):
                 progress.say(sentence)
             known = replace(known, labels=labels)
         if metadata is not None:
-            columns, notes = read_metadata(source, Path(metadata).expanduser())
-            progress.say(f"Metadata: {', '.join(one.name for one in columns)}.")
-            for sentence in notes.sentences():
-                progress.say(f"Note: {sentence}")
-            known = replace(known, metadata=str(Path(metadata).expanduser()))
+            known = replace(known, metadata=told_metadata(source, metadata))
         self._keep(known)
 
     def _keep(self, record: DataRecord) -> None:

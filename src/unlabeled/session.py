@@ -20,7 +20,6 @@ from unlabeled.data.display import display_of, parse_channels
 from unlabeled.data.doctor import FEW, few
 from unlabeled.data.in_memory import Images
 from unlabeled.data.loading import Loader
-from unlabeled.data.metadata import read_metadata
 from unlabeled.data.notes import Notes
 from unlabeled.data.reading import ReadOptions
 from unlabeled.data.sources import open_source
@@ -50,6 +49,7 @@ from unlabeled.runs.images import (
     same_contents,
     same_images,
     same_on_every_rank,
+    told_metadata,
 )
 from unlabeled.runs.journal import epochs
 from unlabeled.runs.opened import OpenedRun
@@ -59,7 +59,7 @@ from unlabeled.training.plan import plan
 from unlabeled.training.signals import stop_on_signals
 from unlabeled.weights.importing import read_weights, record_without_images
 from unlabeled.weights.importing import write as write_imported
-from unlabeled.weights.starting import NONE, read_start, require_number_of_channels
+from unlabeled.weights.starting import NONE, Start, read_start, require_number_of_channels
 from unlabeled.writing import replacing, write_csv, write_json, write_text
 
 STABILITY_IMAGES = 20_000
@@ -136,11 +136,7 @@ def begin(
         config = config.replace(mean=mean, std=std)
     store.display = display_of(store, parse_channels(show_channels))
     ids = training_labels(source, store, labels, say=True) if labels else None
-    if metadata:
-        columns, told = read_metadata(source, Path(metadata).expanduser())
-        progress.say(f"Metadata: {', '.join(one.name for one in columns)}.")
-        for sentence in told.sentences():
-            progress.say(f"Note: {sentence}")
+    table = told_metadata(source, metadata) if metadata else None
     if batch:
         names = sorted(set(index.batch_of(source, store, batch)))
         progress.say(
@@ -149,16 +145,7 @@ def begin(
     idle = without_effect(config, settings)
     if idle:
         progress.say(f"Note: nothing here reads the setting{'s' if len(idle) > 1 else ''} {', '.join(idle)}.")
-    weights = None
-    if start is not None:
-        require_number_of_channels(start, store.channels)
-        weights = start.weights(config, store.channels)
-        told = (
-            "nothing is trained; --epochs N adapts it to these images"
-            if not config.epochs
-            else "it is adapted to these images"
-        )
-        progress.say(f"Begins from {start.name}: {start.found.kind} (licence: {start.license}); {told}.")
+    weights = None if start is None else begun_from(start, config, store.channels)
     announce(store, config, store.facts(device), ids, len(source.skipped) + len(store.skipped))
     notes = Notes().extend([source.notes, store.notes])
     for sentence in notes.sentences():
@@ -178,13 +165,26 @@ def begin(
             write_json(run.beginning, start.about())
             with replacing(run.start) as partial:
                 save_file(weights, partial)
-        table = str(Path(metadata).expanduser()) if metadata else None
         record = DataRecord.of(store, place_of(data), labels, config.store_size, folder, batch, table)
         write_json(run.data, asdict(record))
         write_text(run.config, config.model_dump_json(indent=2) + "\n")
     # No rank may look for a checkpoint while those of an earlier run are still being removed.
     barrier()
     return store, config, ids
+
+
+def begun_from(start: Start, config: Config, channels: int) -> dict[str, torch.Tensor]:
+    """The state dict of the backbone that the run begins with; says whose weights these are.
+
+    Raises:
+        DataError: they do not fit images of so many channels.
+    """
+    require_number_of_channels(start, channels)
+    what = (
+        "it is adapted to these images" if config.epochs else "nothing is trained; --epochs N adapts it to these images"
+    )
+    progress.say(f"Begins from {start.name}: {start.found.kind} (licence: {start.license}); {what}.")
+    return start.weights(config, channels)
 
 
 def same_request(run: RunFolder, data: Images, recipe: str, labels: str | None, settings: dict[str, Any]) -> None:
@@ -195,8 +195,8 @@ def same_request(run: RunFolder, data: Images, recipe: str, labels: str | None, 
         ConfigError: settings that do not fit the run.
     """
     config, record = Config.load(run.config), DataRecord.read(run)
-    if "init" in settings and config.init.startswith(f"{Path(settings['init']).name}@"):
-        settings = settings | {"init": config.init}  # the run knows which weights these were
+    if settings.get("init", NONE) != NONE:
+        settings = settings | {"init": read_start(str(settings["init"])).label}
     asked = config.replace(**settings)
     pairs = [("data", resolved(record.data), resolved(place_of(data))), ("labels", record.labels, labels)]
     pairs += [("recipe", config.recipe, recipe if recipe != "default" else None)]

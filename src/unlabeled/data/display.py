@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unlabeled.data.pixels import ValueRange
+from unlabeled.data.resize import PixelSource
 from unlabeled.errors import ConfigError, DataError
 
 SAMPLED_IMAGES = 256
@@ -23,17 +23,12 @@ DARKEST, BRIGHTEST = 1.0, 99.5
 """Percentiles of a channel that are shown black and full."""
 
 
-class DeepImages(Protocol):
-    """DeepImages in eight bits that can be read one by one."""
+class ShownImages(PixelSource, Protocol):
+    """Images in eight bits, and which values became them."""
 
-    channels: int
     value_range: ValueRange
 
     def __len__(self) -> int: ...
-
-    def pixels(self, i: int) -> torch.Tensor:
-        """uint8 [h, w, C] of image i."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -67,10 +62,10 @@ class Display:
         return ", ".join(words)
 
 
-def display_of(store: DeepImages, channels: Sequence[int] | None = None) -> Display:
+def display_of(store: ShownImages, channels: Sequence[int] | None = None) -> Display:
     """How the images of a store are shown: `channels` counted from 0, or the first three (of two the first).
 
-    DeepImages of 8 bits are shown as they are; others between two percentiles of each channel, over up to 256 images.
+    Images of 8 bits are shown as they are; others between two percentiles of each channel, over up to 256 images.
 
     Raises:
         ConfigError: a channel that the images do not have.

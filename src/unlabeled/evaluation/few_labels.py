@@ -49,9 +49,9 @@ class Contest:
     networks: Mapping[str, Backbone]
     """Backbones by name, `trained` and `scratch`; each training begins from a copy."""
     train: FewShotImages
-    """FewShotImages to draw from."""
+    """Images to draw from."""
     test: FewShotImages
-    """FewShotImages of the score, none of them among those of `train`."""
+    """Images of the score, none of them among those of `train`."""
     num_classes: int
     """K."""
     partial: Partial

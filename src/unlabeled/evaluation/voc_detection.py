@@ -67,7 +67,7 @@ class Detecting:
     lr: float = 1e-3
     """Learning rate of stochastic gradient descent, momentum .9, weight decay 5e-4."""
     images_per_step: int = 2
-    """DetectionImages of a step, all ranks together."""
+    """Pictures of a step, all ranks together."""
     regions: int = REGIONS
     """Regions of a picture that a step learns from."""
     seed: int = 0
@@ -232,7 +232,7 @@ def average_precisions(images: Sequence[VocImage], found: torch.Tensor, num_clas
 
 
 class _Views:
-    """DetectionImages at the size the network sees them, kept in memory while they fit."""
+    """Pictures at the size the network sees them, kept in memory while they fit."""
 
     def __init__(self, pictures: DetectionImages, side: int, device: torch.device) -> None:
         self.pictures, self.side, self.device = pictures, side, device

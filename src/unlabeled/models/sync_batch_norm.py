@@ -14,10 +14,11 @@ from torch import nn
 from unlabeled.distributed import all_reduce_sum, is_distributed
 
 
-class BatchNorm1d(nn.BatchNorm1d):
-    """`torch.nn.BatchNorm1d`; while it trains and `synchronised` is set, its batch is that of all ranks.
+class _AcrossRanks(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
+    """What both have beside torch's module.
 
-    `frozen`: it normalizes by its running statistics in training too, and changes neither these nor its scales.
+    `synchronised`: while it trains, its batch is that of all ranks. `frozen`: it normalizes by its running statistics in
+    training too, and changes neither these nor its scales.
     """
 
     synchronised: bool = True
@@ -28,36 +29,24 @@ class BatchNorm1d(nn.BatchNorm1d):
         return super().train(mode and not self.frozen)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalise [B, C]; equal to torch's module in evaluation, without other ranks, or with `synchronised` off."""
+        """Normalise [B, C, ...]; equal to torch's module in evaluation, without other ranks, or with `synchronised` off."""
         if self.training and self.synchronised and is_distributed():
             return _normalise_over_ranks(self, input)
         return super().forward(input)
 
 
-class BatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d`; while it trains and `synchronised` is set, its batch is that of all ranks.
+class BatchNorm1d(_AcrossRanks, nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` on [B, C], over all ranks."""
 
-    `frozen`: it normalizes by its running statistics in training too, and changes neither these nor its scales.
-    """
 
-    synchronised: bool = True
-    frozen: bool = False
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode, unless it is frozen."""
-        return super().train(mode and not self.frozen)
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalise [B, C, H, W]; equal to torch's module in evaluation, without other ranks, or with it off."""
-        if self.training and self.synchronised and is_distributed():
-            return _normalise_over_ranks(self, input)
-        return super().forward(input)
+class BatchNorm2d(_AcrossRanks, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` on [B, C, H, W], over all ranks."""
 
 
 def convert_sync(module: nn.Module, enabled: bool) -> nn.Module:
     """Share batch statistics over ranks in every batch normalisation of `module`, or not; returns `module`."""
     for part in module.modules():
-        if isinstance(part, (BatchNorm1d, BatchNorm2d)):
+        if isinstance(part, _AcrossRanks):
             part.synchronised = enabled
     return module
 
@@ -65,14 +54,14 @@ def convert_sync(module: nn.Module, enabled: bool) -> nn.Module:
 def freeze_norm(module: nn.Module) -> nn.Module:
     """Keep statistics, scales and shifts of every batch normalization of `module`; returns `module`."""
     for part in module.modules():
-        if isinstance(part, (BatchNorm1d, BatchNorm2d)):
+        if isinstance(part, _AcrossRanks):
             part.frozen = True
             part.requires_grad_(False)
             part.eval()
     return module
 
 
-def _normalise_over_ranks(norm: BatchNorm1d | BatchNorm2d, input: torch.Tensor) -> torch.Tensor:
+def _normalise_over_ranks(norm: _AcrossRanks, input: torch.Tensor) -> torch.Tensor:
     channels = norm.num_features
     wide = input if input.dtype == torch.float64 else input.float()
     # Sums in float64: E[x²] − E[x]² cancels badly in float32, and there are only a few numbers per channel.
@@ -95,7 +84,7 @@ def _normalise_over_ranks(norm: BatchNorm1d | BatchNorm2d, input: torch.Tensor) 
 
 
 @torch.no_grad()
-def _track(norm: BatchNorm1d | BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
+def _track(norm: _AcrossRanks, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
     if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
         return
     norm.num_batches_tracked += 1

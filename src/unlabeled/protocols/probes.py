@@ -218,9 +218,7 @@ def svm(
         return _svm_on_output(run, asked, folds)
     names = parse_stages(stages, run.backbone, output=True)
     data = probe_images(run, asked, QUICK_SVM if asked.quick else None)
-    rows, seed, labels = data.training_rows, run.config.seed, data.images.labels
-    place = folds_of(labels, rows, folds, seed) if folds > 1 else [(data.part.train, data.part.validation)]
-    positions = [(torch.searchsorted(rows, own), torch.searchsorted(rows, chosen)) for own, chosen in place]
+    rows, seed, positions = data.training_rows, run.config.seed, _positions(data, folds, run.config.seed)
 
     def scores(backbone: Backbone, title: str) -> dict[str, dict[str, Any]]:
         features = stage_features(run, backbone, names)
@@ -231,15 +229,22 @@ def svm(
     return table_of(scores(run.backbone, "trained"), scores(run.untrained_backbone(), "untrained"), data)
 
 
+def _positions(data: ProbeImages, folds: int, seed: int) -> list[Fold]:
+    """Folds as positions in the training rows: those of cross validation, or the validation part held out once."""
+    rows = data.training_rows
+    parts = [(data.part.train, data.part.validation)]
+    if folds > 1:
+        parts = folds_of(data.images.labels, rows, folds, seed)
+    return [(torch.searchsorted(rows, own), torch.searchsorted(rows, chosen)) for own, chosen in parts]
+
+
 def _svm_on_output(run: OpenedRun, asked: Request, folds: int) -> dict[str, Any]:
     """The same of the outputs of the method's head, trained and untrained."""
     methods = {"trained": run.method, "untrained": run.untrained_method()}
     if OUTPUT not in methods["trained"].spaces(torch.zeros(2, run.backbone.feature_dim)):
         raise ConfigError(f"{run.config.method} has no space 'output': the outputs of its head stand for classes.")
     data = probe_images(run, asked, QUICK_SVM if asked.quick else None)
-    rows, seed, labels = data.training_rows, run.config.seed, data.images.labels
-    place = folds_of(labels, rows, folds, seed) if folds > 1 else [(data.part.train, data.part.validation)]
-    positions = [(torch.searchsorted(rows, own), torch.searchsorted(rows, chosen)) for own, chosen in place]
+    seed, positions = run.config.seed, _positions(data, folds, run.config.seed)
 
     def scores(title: str) -> dict[str, dict[str, Any]]:
         method = methods[title]

@@ -23,6 +23,7 @@ from unlabeled.data.decode import decode
 from unlabeled.data.display import display_of, from_record
 from unlabeled.data.in_memory import IN_MEMORY, Images
 from unlabeled.data.loading import Loader
+from unlabeled.data.metadata import read_metadata
 from unlabeled.data.pixels import Undecodable, ValueRange
 from unlabeled.data.reading import ReadOptions
 from unlabeled.data.sources import Source, open_source
@@ -248,6 +249,20 @@ def place_of(data: Images) -> str:
     if isinstance(data, Source):
         return str(data.path)
     return str(Path(data).expanduser()) if isinstance(data, (str, Path)) else IN_MEMORY
+
+
+def told_metadata(source: Source, table: str | Path) -> str:
+    """Read a table of metadata, say its columns and what was odd; its path, as data.json keeps it.
+
+    Raises:
+        DataError: as `read_metadata`.
+    """
+    path = Path(table).expanduser()
+    columns, notes = read_metadata(source, path)
+    progress.say(f"Metadata: {', '.join(one.name for one in columns)}.")
+    for sentence in notes.sentences():
+        progress.say(f"Note: {sentence}")
+    return str(path)
 
 
 def resolved(place: str) -> str:
